@@ -1,6 +1,6 @@
 module github.com/musterhq/muster
 
-go 1.26
+go 1.26.7
 
 require (
 	github.com/Masterminds/goutils v1.1.1 // indirect
