@@ -1,0 +1,101 @@
+// Package consul is the flat dialect: the Consul v1 HTTP API over the replicated tree, one file per noun. The
+// endpoints of the cluster (catalog, health, kv, session, status) are of type API; those that only concern the
+// local agent are of type AgentAPI.
+//
+//	a := consul.New(consul.Config{Store: store, Datacenter: "dc1", NodeName: "web1"})
+//	router, err := api.NewRouter(api.RouterConfig{Routes: a.Routes(), NotFound: consul.NotFound()})
+//	http.ListenAndServe("127.0.0.1:8500", router)
+package consul
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-metrics"
+
+	"github.com/musterhq/muster/api"
+)
+
+// Limits and defaults of the contract.
+const (
+	DefaultKVMaxValue   = 512 << 10         // bytes of one value
+	DefaultQueryTime    = 300 * time.Second // wait of a blocking query that names none
+	DefaultMaxQueryTime = 600 * time.Second // longest wait
+)
+
+// Config of an API. Store and Datacenter are required.
+type Config struct {
+	Store        api.Store
+	Datacenter   string
+	NodeName     string // this agent's node: the default of session/create
+	Logger       hclog.Logger
+	Metrics      *metrics.Metrics
+	KVMaxValue   int64            // bytes, 0 = DefaultKVMaxValue
+	QueryTime    time.Duration    // 0 = DefaultQueryTime
+	MaxQueryTime time.Duration    // 0 = DefaultMaxQueryTime
+	SessionTTL   [2]time.Duration // smallest and largest TTL of a session; zero = 10 s and 24 h
+	Peers        func() []string  // addresses (host:port) of the servers for status/peers; nil = only the leader's
+	Authorizer   Authorizer       // nil = everything is allowed
+	CacheBytes   int64            // limit of the encoded answers kept, 0 = api.DefaultBodyCacheBytes
+}
+
+// API serves the endpoints that read and write the replicated tree.
+type API struct {
+	cfg      Config
+	log      hclog.Logger
+	bodies   *api.BodyCache
+	sessions *Sessions
+}
+
+// New makes an API. It starts nothing; see Sessions for the leader's job.
+func New(c Config) *API {
+	if c.Logger == nil {
+		c.Logger = hclog.NewNullLogger()
+	}
+	if c.KVMaxValue == 0 {
+		c.KVMaxValue = DefaultKVMaxValue
+	}
+	if c.QueryTime == 0 {
+		c.QueryTime = DefaultQueryTime
+	}
+	if c.MaxQueryTime == 0 {
+		c.MaxQueryTime = DefaultMaxQueryTime
+	}
+	if c.SessionTTL == [2]time.Duration{} {
+		c.SessionTTL = [2]time.Duration{10 * time.Second, 24 * time.Hour}
+	}
+	return &API{
+		cfg:      c,
+		log:      c.Logger.Named("http"),
+		bodies:   api.NewBodyCache(c.CacheBytes),
+		sessions: newSessions(c.Store, c.Logger.Named("session"), c.Metrics),
+	}
+}
+
+// Sessions is the keeper of session TTLs and lock delays; its Run must be a job of the leader.
+func (a *API) Sessions() *Sessions { return a.sessions }
+
+// Routes is this dialect's part of the table of routes.
+func (a *API) Routes() []api.Route {
+	var rs []api.Route
+	rs = append(rs, a.catalogRoutes()...)
+	rs = append(rs, a.healthRoutes()...)
+	rs = append(rs, a.kvRoutes()...)
+	rs = append(rs, a.sessionRoutes()...)
+	rs = append(rs, a.statusRoutes()...)
+	rs = append(rs, a.aclRoutes()...)
+	return rs
+}
+
+// NotFound answers the paths that no Route matches.
+func NotFound() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text := "Invalid URL path: if attempting to use the HTTP API, ensure the path starts with '/v1/'\n"
+		if strings.Contains(r.URL.Path, "/v1/") {
+			text = "Invalid URL path: not a recognized HTTP API endpoint\n"
+		}
+		writeText(w, http.StatusNotFound, text)
+	})
+}
