@@ -1,0 +1,209 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// Between two rounds over the servers a request waits this long, plus up to as much again by chance.
+const pause = 50 * time.Millisecond
+
+// errSelf: this agent is the leader; the request must run here.
+var errSelf = errors.New("this agent is the leader")
+
+// verdict is what one attempt at one server means for the request.
+type verdict uint8
+
+const (
+	deliver   verdict = iota // an answer for the client, whatever its status
+	elsewhere                // the server spoke and proved that it ran nothing: it does not lead
+	dead                     // proof that nothing ran, or a read without an answer: ask another server, leave this one alone
+	unknown                  // it may have run: final
+	gone                     // the client gave up
+)
+
+// judge holds all rules about trying again. A request goes to another server only on proof that nothing ran: the
+// connection was never established, or the server said that it is not the leader. Reads change nothing, so for
+// them a broken connection is no obstacle either, as long as the client has not seen a byte of an answer; a
+// broken answer is not judged here, its head is with the client already.
+func judge(ctx context.Context, method string, resp *http.Response, err error, isRefused func(error) bool) verdict {
+	switch {
+	case err == nil && notLeader(resp):
+		return elsewhere
+	case err == nil:
+		return deliver
+	case ctx.Err() != nil:
+		return gone
+	case isRefused(err):
+		return dead
+	case method == http.MethodGet || method == http.MethodHead:
+		return dead
+	}
+	return unknown
+}
+
+// notLeader recognises a server's explicit refusal. The header alone is not enough: a relaying server passes
+// headers of others through.
+func notLeader(resp *http.Response) bool {
+	return (resp.StatusCode == http.StatusServiceUnavailable || resp.StatusCode == http.StatusLoopDetected) &&
+		resp.Header.Get(NotLeaderHeader) != ""
+}
+
+// round is what has happened since the last pause of one request.
+type round struct {
+	tried   []string // servers asked, each at most once
+	store   [8]string
+	hint    string // leader as named by a server that does not lead
+	reached bool   // a server answered
+	last    error  // of the last dead server
+}
+
+func (ro *round) reset() { *ro = round{}; ro.tried = ro.store[:0] }
+
+func (ro *round) has(addr string) bool {
+	for _, t := range ro.tried {
+		if t == addr {
+			return true
+		}
+	}
+	return false
+}
+
+// do asks server after server until one delivers. It goes round and round with short pauses: as long as Hold
+// while some server is there but none leads, as long as DownHold while all are unreachable.
+func (p *Proxy) do(in *http.Request, header http.Header, body []byte, t Target) (*http.Response, string, error) {
+	ctx := in.Context()
+	var began time.Time // of the first failure; a request that succeeds at once needs no clock
+	var ro round
+	ro.reset()
+	for {
+		addr, ok := p.picker.pick(t, &ro)
+		if ok && addr == p.cfg.Self && addr != "" {
+			return nil, "", errSelf
+		}
+		if !ok {
+			if began.IsZero() {
+				began = p.picker.now()
+			}
+			if err := p.wait(ctx, began, t, &ro); err != nil {
+				p.count("exhausted")
+				return nil, "", err
+			}
+			ro.reset()
+			continue
+		}
+		resp, err := p.cfg.Transport.RoundTrip(p.outRequest(ctx, in, header, body, addr))
+		v := judge(ctx, in.Method, resp, err, p.cfg.IsRefused)
+		if v == deliver {
+			p.picker.good(addr, t, resp.Header.Get(LeaderHeader))
+			return resp, addr, nil
+		}
+		if began.IsZero() {
+			began = p.picker.now()
+		}
+		p.count("retry")
+		switch v {
+		case elsewhere:
+			ro.reached = true
+			ro.hint = resp.Header.Get(LeaderHeader)
+			p.picker.notLeader(addr)
+			discard(resp)
+		case dead:
+			ro.last = err
+			p.picker.bad(addr)
+		case gone:
+			return nil, "", ctx.Err()
+		default:
+			p.picker.bad(addr)
+			return nil, "", &UnknownOutcomeError{Server: addr, Err: err}
+		}
+		ro.tried = append(ro.tried, addr)
+	}
+}
+
+// wait pauses between rounds, or says why there is no other round.
+func (p *Proxy) wait(ctx context.Context, began time.Time, t Target, ro *round) error {
+	limit := p.cfg.Hold
+	// A server knows from its own raft whether there is a leader; for it silence of others proves nothing.
+	down := !ro.reached && p.cfg.Self == ""
+	if down {
+		limit = p.cfg.DownHold
+	}
+	d := pause + time.Duration(p.picker.random()*float64(pause))
+	if p.picker.now().Sub(began)+d > limit {
+		return p.giveUp(t, ro, down)
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// giveUp words the error after the last round.
+func (p *Proxy) giveUp(t Target, ro *round, down bool) error {
+	if !down && t == Leader {
+		return ErrNoLeader
+	}
+	err := ErrNoServer
+	if len(ro.tried) > 0 {
+		err = fmt.Errorf("%w (tried %s; last: %w)", ErrNoServer, strings.Join(ro.tried, ", "), ro.cause())
+	}
+	if t == Leader {
+		return fmt.Errorf("%w: %w", ErrNoLeader, err)
+	}
+	return err
+}
+
+func (ro *round) cause() error {
+	if ro.last == nil {
+		return ErrNoLeader
+	}
+	return ro.last
+}
+
+// outRequest is the client's request addressed to addr. The path goes out as the client wrote it, byte for byte:
+// in the flat dialect "a%2Fb", "a//b" and "a/b" have always been told apart by somebody.
+func (p *Proxy) outRequest(ctx context.Context, in *http.Request, header http.Header, body []byte, addr string) *http.Request {
+	u := &url.URL{
+		Scheme: p.cfg.Scheme, Host: addr,
+		Path: in.URL.Path, RawPath: in.URL.RawPath, RawQuery: in.URL.RawQuery, ForceQuery: in.URL.ForceQuery,
+	}
+	if raw := u.RawPath; raw != "" && !strings.HasPrefix(raw, "//") && u.EscapedPath() != raw {
+		// Path with bytes that should have been escaped; net/url would do that now.
+		u.Opaque = raw
+	}
+	out := &http.Request{
+		Method: in.Method, URL: u, Header: header, Host: in.Host,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}
+	if out.Host == "" {
+		out.Host = addr
+	}
+	if len(body) > 0 {
+		out.ContentLength = int64(len(body))
+		out.Body = io.NopCloser(bytes.NewReader(body))
+		// With GetBody the transport may replay on its own proof that nothing was sent (a kept connection that the
+		// server had closed); it never does so for a write that may have arrived.
+		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	} else if in.Method != http.MethodGet && in.Method != http.MethodHead {
+		out.Body = http.NoBody
+	}
+	return out.WithContext(ctx)
+}
+
+// discard frees the connection of an answer nobody will see.
+func discard(resp *http.Response) {
+	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)
+	_ = resp.Body.Close()
+}
