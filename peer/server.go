@@ -1,0 +1,206 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-metrics"
+)
+
+// Config of a Server. Only Bind (or Listener) is needed; zero limits mean the defaults above.
+type Config struct {
+	Bind     string       // "ip:port" to listen on
+	Listener net.Listener // used instead of Bind when set; the Server closes it
+	TLS      *TLS         // nil: plain
+	Handler  http.Handler // relayed requests; nil answers 503
+	Logger   hclog.Logger
+	Metrics  *metrics.Metrics
+
+	HeaderTimeout  time.Duration // for the TLS handshake, and again for the request header
+	IdleTimeout    time.Duration // of a connection without a request
+	MaxHeaderBytes int
+	MaxConns       int // open connections; one more is closed at once
+	MaxStreams     int // requests at once per HTTP/2 connection
+}
+
+// Server is the listening side. All methods are safe for concurrent use.
+type Server struct {
+	cfg   Config
+	ln    *limitListener
+	http  *http.Server
+	raft  acceptor
+	busy  atomic.Int64  // requests running
+	done  chan struct{} // closed when the accept loop has ended
+	once  sync.Once
+	cause error // what ended the accept loop, valid after done
+}
+
+// Listen opens the port and serves it until Close.
+func Listen(cfg Config) (*Server, error) {
+	cfg.HeaderTimeout = orDefault(cfg.HeaderTimeout, DefaultHeaderTimeout)
+	cfg.IdleTimeout = orDefault(cfg.IdleTimeout, DefaultIdleTimeout)
+	cfg.MaxHeaderBytes = orDefault(cfg.MaxHeaderBytes, DefaultMaxHeaderBytes)
+	cfg.MaxConns = orDefault(cfg.MaxConns, DefaultMaxConns)
+	cfg.MaxStreams = orDefault(cfg.MaxStreams, DefaultMaxStreams)
+	if cfg.Logger == nil {
+		cfg.Logger = hclog.NewNullLogger()
+	}
+	ln := cfg.Listener
+	if ln == nil {
+		lc := net.ListenConfig{KeepAliveConfig: keepAlive}
+		var err error
+		if ln, err = lc.Listen(context.Background(), "tcp", cfg.Bind); err != nil {
+			return nil, fmt.Errorf("peer: listen on server port: %w", err)
+		}
+	}
+
+	s := &Server{cfg: cfg, done: make(chan struct{})}
+	s.raft.init(defaultRaftBacklog)
+	s.ln = &limitListener{Listener: ln, max: int64(cfg.MaxConns), refused: func() {
+		count(cfg.Metrics, "peer", "conn", "refused")
+	}}
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	if cfg.TLS != nil {
+		protocols.SetHTTP2(true)
+	} else {
+		protocols.SetUnencryptedHTTP2(true)
+	}
+	s.http = &http.Server{
+		Handler:           http.HandlerFunc(s.serveHTTP),
+		Protocols:         &protocols,
+		ReadHeaderTimeout: cfg.HeaderTimeout, // net/http bounds the TLS handshake by it too
+		IdleTimeout:       cfg.IdleTimeout,
+		MaxHeaderBytes:    cfg.MaxHeaderBytes,
+		// Noise from scanners and half-open peers is for whoever debugs, not for the operator's log.
+		ErrorLog: cfg.Logger.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: cfg.MaxStreams,
+			SendPingTimeout:      pingAfter,
+			PingTimeout:          pingTimeout,
+		},
+	}
+	if cfg.TLS != nil {
+		s.http.TLSConfig = cfg.TLS.serverConfig()
+	}
+	go s.serve()
+	return s, nil
+}
+
+func (s *Server) serve() {
+	defer close(s.done)
+	if s.cfg.TLS != nil {
+		s.cause = s.http.ServeTLS(s.ln, "", "")
+	} else {
+		s.cause = s.http.Serve(s.ln)
+	}
+	if !errors.Is(s.cause, http.ErrServerClosed) {
+		s.cfg.Logger.Error("server port stopped accepting", "error", s.cause)
+		s.raft.close()
+	}
+}
+
+func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	s.busy.Add(1)
+	defer s.busy.Add(-1)
+	switch {
+	case r.URL.Path == RaftPath:
+		s.serveRaft(w, r)
+	case s.cfg.Handler == nil:
+		http.Error(w, "this server relays nothing yet", http.StatusServiceUnavailable)
+	default:
+		s.cfg.Handler.ServeHTTP(w, r)
+	}
+}
+
+// Addr is the address that is really bound (useful with port 0).
+func (s *Server) Addr() net.Addr { return s.ln.Addr() }
+
+// Conns is how many connections are open, raft streams included.
+func (s *Server) Conns() int { return int(s.ln.open.Load()) }
+
+// Close stops accepting, ends the raft streams, and waits for running requests until ctx is done; then it cuts
+// them. The returned error is ctx's when requests had to be cut. Further calls do nothing.
+func (s *Server) Close(ctx context.Context) error {
+	var err error
+	s.once.Do(func() {
+		s.raft.close()
+		err = s.shutdown(ctx)
+		// Shutdown before the accept loop has registered the listener would leave it open.
+		_ = s.ln.Close()
+		<-s.done
+	})
+	return err
+}
+
+// flushGrace is left to connections, once no request runs, to put the last bytes of answers on the wire.
+const flushGrace = 100 * time.Millisecond
+
+// shutdown ends the HTTP server. net/http keeps idle HTTP/2 connections for a second after it said goodbye on
+// them; an agent that stops need not wait for that.
+func (s *Server) shutdown(ctx context.Context) error {
+	ended := make(chan error, 1)
+	go func() { ended <- s.http.Shutdown(ctx) }()
+	tick := time.NewTicker(flushGrace / 10)
+	defer tick.Stop()
+	for quiet := 0; ; {
+		select {
+		case err := <-ended:
+			if err != nil {
+				_ = s.http.Close()
+			}
+			return err
+		case <-tick.C:
+			if quiet++; s.busy.Load() != 0 {
+				quiet = 0
+			}
+			if quiet > 10 {
+				return s.http.Close()
+			}
+		}
+	}
+}
+
+// limitListener closes connections beyond max. Refusing at once is better than not accepting: a client that is
+// refused asks another server, a client in the backlog waits for its timeout.
+type limitListener struct {
+	net.Listener
+	max     int64
+	open    atomic.Int64
+	refused func()
+}
+
+func (l *limitListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if l.open.Add(1) > l.max {
+			l.open.Add(-1)
+			l.refused()
+			_ = c.Close()
+			continue
+		}
+		return &countedConn{Conn: c, l: l}, nil
+	}
+}
+
+// countedConn gives its place back when closed.
+type countedConn struct {
+	net.Conn
+	l    *limitListener
+	once sync.Once
+}
+
+func (c *countedConn) Close() error {
+	c.once.Do(func() { c.l.open.Add(-1) })
+	return c.Conn.Close()
+}
