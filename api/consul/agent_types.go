@@ -103,3 +103,11 @@ func (c *CheckDefinition) Kind() string {
 	}
 	return ""
 }
+
+// LocalError is a refusal of the local agent: its HTTP status and the text for the client.
+type LocalError struct {
+	Status int
+	Text   string
+}
+
+func (e *LocalError) Error() string { return e.Text }

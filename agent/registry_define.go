@@ -1,0 +1,233 @@
+package agent
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/musterhq/muster/api/consul"
+	"github.com/musterhq/muster/catalog"
+	"github.com/musterhq/muster/health"
+)
+
+// Limits of metadata (contract: consul-http 6.1).
+const (
+	maxMetaPairs = 64
+	maxMetaKey   = 128
+	maxMetaValue = 512
+)
+
+// supportedKinds of checks, for error texts.
+const supportedKinds = "ttl, http or tcp"
+
+func refuse(status int, format string, args ...any) error {
+	return &consul.LocalError{Status: status, Text: fmt.Sprintf(format, args...)}
+}
+
+func badRequest(format string, args ...any) error {
+	return refuse(http.StatusBadRequest, format, args...)
+}
+
+// normaliseService checks a service definition and fills in what the contract derives: the ID, weights, tagged
+// addresses by family, and the ids and names of its checks, all of which move to Checks. The argument's own maps
+// and lists are not changed. Errors are *consul.LocalError.
+func normaliseService(def consul.ServiceDefinition, scripts bool) (consul.ServiceDefinition, error) {
+	if def.Name == "" {
+		return def, badRequest("Missing service name")
+	}
+	if def.ID == "" {
+		def.ID = def.Name
+	}
+	if def.Kind != "" {
+		return def, badRequest("Invalid service kind %q: there is no service mesh here, leave it empty", def.Kind)
+	}
+	if isAny(strings.Trim(def.Address, "[]")) {
+		return def, badRequest("Invalid service address")
+	}
+	if def.Port < 0 || def.Port > 65535 {
+		return def, badRequest("Invalid service port: expected 0 to 65535, got %d", def.Port)
+	}
+	if def.Weights == nil {
+		def.Weights = &catalog.Weights{Passing: 1, Warning: 1}
+	} else if err := checkWeights(*def.Weights); err != nil {
+		return def, badRequest("Invalid Weights: %v", err)
+	}
+	if err := checkMeta(def.Meta); err != nil {
+		return def, badRequest("Invalid Service Meta: %v", err)
+	}
+	def.TaggedAddresses = taggedAddresses(def)
+	checks, err := serviceChecks(def, scripts)
+	def.Check, def.Checks = nil, checks
+	return def, err
+}
+
+// wording is an error whose text is the contract's own.
+type wording string
+
+func (w wording) Error() string { return string(w) }
+
+func checkWeights(w catalog.Weights) error {
+	switch {
+	case w.Passing < 1:
+		return wording("Passing must be greater than 0")
+	case w.Warning < 0:
+		return wording("Warning must be greater or equal than 0")
+	case w.Passing > 65535 || w.Warning > 65535:
+		return wording("DNS Weight must be between 0 and 65535")
+	}
+	return nil
+}
+
+// checkMeta checks the metadata of a node or a service.
+func checkMeta(meta map[string]string) error {
+	if len(meta) > maxMetaPairs {
+		return fmt.Errorf("metadata cannot contain more than %d key/value pairs", maxMetaPairs)
+	}
+	for _, k := range sortedKeys(meta) {
+		reason := ""
+		switch {
+		case k == "":
+			reason = "Key cannot be blank"
+		case strings.ContainsFunc(k, func(r rune) bool { return !isMetaRune(r) }):
+			reason = "Key contains invalid characters"
+		case len(k) > maxMetaKey:
+			reason = fmt.Sprintf("Key is too long (limit: %d characters)", maxMetaKey)
+		case strings.HasPrefix(k, "consul-"):
+			reason = "Key prefix 'consul-' is reserved for internal use"
+		case len(meta[k]) > maxMetaValue:
+			reason = fmt.Sprintf("Value is too long (limit: %d characters)", maxMetaValue)
+		}
+		if reason != "" {
+			return wording(fmt.Sprintf("Couldn't load metadata pair ('%s', '%s'): %s", k, meta[k], reason))
+		}
+	}
+	return nil
+}
+
+func isMetaRune(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_'
+}
+
+// taggedAddresses adds the variants by family, made from Address and Port when Address is an IP.
+func taggedAddresses(def consul.ServiceDefinition) map[string]catalog.Address {
+	ip, err := netip.ParseAddr(strings.Trim(def.Address, "[]"))
+	if err != nil {
+		return def.TaggedAddresses
+	}
+	family := "_ipv6"
+	if ip.Is4() {
+		family = "_ipv4"
+	}
+	out := maps.Clone(def.TaggedAddresses)
+	if out == nil {
+		out = map[string]catalog.Address{}
+	}
+	for _, name := range [...]string{"lan" + family, "wan" + family} {
+		if _, ok := out[name]; !ok {
+			out[name] = catalog.Address{Address: def.Address, Port: def.Port}
+		}
+	}
+	return out
+}
+
+// serviceChecks collects the checks of a service in their order and gives them ids and names.
+func serviceChecks(def consul.ServiceDefinition, scripts bool) ([]consul.CheckDefinition, error) {
+	all := make([]consul.CheckDefinition, 0, len(def.Checks)+1)
+	if def.Check != nil && !def.Check.IsZero() {
+		all = append(all, *def.Check)
+	}
+	all = append(all, def.Checks...)
+	ids := map[string]bool{}
+	for i := range all {
+		c := &all[i]
+		if !validStatus(c.Status) {
+			return nil, badRequest("Status for checks must 'passing', 'warning', 'critical'")
+		}
+		c.ServiceID = def.ID
+		if c.Name == "" {
+			c.Name = "Service '" + def.Name + "' check"
+		}
+		if c.ID == "" {
+			c.ID = "service:" + def.ID
+			if len(all) > 1 {
+				c.ID = fmt.Sprintf("%s:%d", c.ID, i+1)
+			}
+		}
+		if ids[c.ID] {
+			return nil, badRequest("Invalid check: two checks of the service have the id %q", c.ID)
+		}
+		ids[c.ID] = true
+		if err := checkKind(*c, scripts); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+func validStatus(s string) bool {
+	return s == "" || s == health.Passing || s == health.Warning || s == health.Critical
+}
+
+// normaliseCheck checks a definition that stands by itself and fills in its ID. Errors are *consul.LocalError.
+func normaliseCheck(def consul.CheckDefinition, scripts bool) (consul.CheckDefinition, error) {
+	if def.Name == "" {
+		return def, badRequest("Missing check name")
+	}
+	if def.ID == "" {
+		def.ID = def.Name
+	}
+	if !validStatus(def.Status) {
+		return def, badRequest("Bad check status")
+	}
+	return def, checkKind(def, scripts)
+}
+
+// checkKind refuses a check that is malformed, that this agent cannot run or that it must not run.
+func checkKind(def consul.CheckDefinition, scripts bool) error {
+	kind := def.Kind()
+	active := slices.Contains([]string{"grpc", "http", "tcp", "udp", "docker", "script", "h2ping", "os_service"}, kind)
+	var err error
+	switch {
+	case def.Interval > 0 && def.TTL > 0:
+		err = health.ErrIntervalAndTTL
+	case active && def.Interval <= 0:
+		err = health.ErrNoInterval
+	case kind == "":
+		err = health.ErrNoTTL
+	case (kind == "script" || kind == "docker") && !scripts:
+		return refuse(http.StatusInternalServerError,
+			"Scripts are disabled on this agent from remote calls; to enable, configure 'enable_script_checks' to true")
+	case kind != "ttl" && kind != "http" && kind != "tcp":
+		err = fmt.Errorf("this agent runs no %s checks, only %s", kind, supportedKinds)
+	default:
+		err = specOf(def).Validate()
+	}
+	if err != nil {
+		return badRequest("Invalid check: %v", err)
+	}
+	return nil
+}
+
+// specOf is what the health package runs for a definition.
+func specOf(d consul.CheckDefinition) health.Spec {
+	s := health.Spec{
+		ID: d.ID, Name: d.Name, Notes: d.Notes, ServiceID: d.ServiceID, Initial: d.Status,
+		Interval: d.Interval, Timeout: d.Timeout,
+		TLSServerName: d.TLSServerName, TLSSkipVerify: d.TLSSkipVerify,
+		SuccessBeforePassing: d.SuccessBeforePassing, FailuresBeforeWarning: d.FailuresBeforeWarning,
+		FailuresBeforeCritical: d.FailuresBeforeCritical, OutputMaxSize: d.OutputMaxSize,
+		DeregisterCriticalServiceAfter: d.DeregisterCriticalServiceAfter,
+	}
+	switch d.Kind() { // exactly one kind, by the order of precedence
+	case "ttl":
+		s.TTL, s.Interval = d.TTL, 0
+	case "http":
+		s.HTTP, s.Method, s.Header, s.Body, s.DisableRedirects = d.HTTP, d.Method, d.Header, d.Body, d.DisableRedirects
+	case "tcp":
+		s.TCP, s.TCPUseTLS = d.TCP, d.TCPUseTLS
+	}
+	return s
+}
