@@ -1,0 +1,246 @@
+// Package etcdreplay replays recorded exchanges with the etcd v2 HTTP interface against a running server and
+// reports every difference. The recordings are the .jsonl files in ../etcd; ../etcd/README.md describes their format.
+//
+//	etcdreplay.Run(t, "http://127.0.0.1:2379", "../etcd/watch.jsonl", etcdreplay.Options{
+//		Skip: map[string]string{"history-window-edge": "more history is kept"},
+//	})
+//
+// Indexes are compared relative to the index at the beginning of a case, so the server may have been used before.
+// Between cases every visible key is deleted: only servers on loopback addresses are accepted.
+package etcdreplay
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// Options of a Run.
+type Options struct {
+	// Skip says why a case ("name") is left out, or why one step of it ("name/3") is run but not compared.
+	Skip map[string]string
+	// Fresh starts a new server for a case that wants one and returns its URL. Nil: such cases use the common one.
+	Fresh func(t *testing.T) string
+	// Destructive also runs the cases after which the server cannot be used any more. They need Fresh.
+	Destructive bool
+}
+
+// Step is one line of a recording.
+type Step struct {
+	Case        string          `json:"case"`
+	Step        int             `json:"step"`
+	Base        int64           `json:"base"`
+	Request     *Request        `json:"request"`
+	Response    json.RawMessage `json:"response"`
+	SleepMS     int             `json:"sleep_ms"`
+	Repeat      int             `json:"repeat"`
+	WatchStart  string          `json:"watch_start"`
+	WatchRead   string          `json:"watch_read"`
+	WatchSilent string          `json:"watch_silent"`
+	WatchClose  string          `json:"watch_close"`
+	Events      int             `json:"events"`
+	ExpectEnd   bool            `json:"expect_end"`
+	TimeoutMS   int             `json:"timeout_ms"`
+	AnyHead     bool            `json:"any_head"`
+	Mask        []string        `json:"mask"`
+	Loose       bool            `json:"loose_index"`
+	CORS        bool            `json:"cors"`
+	Fresh       bool            `json:"fresh"`
+	NeedsSpawn  bool            `json:"needs_spawn"`
+	Destructive bool            `json:"destructive"`
+}
+
+// Request is what a step sends. At most one of Form, RawBody and JSON is set.
+type Request struct {
+	Method   string            `json:"method"`
+	Path     string            `json:"path"` // percent-encoded, sent as it is
+	Query    map[string]any    `json:"query,omitempty"`
+	Form     map[string]any    `json:"form,omitempty"`
+	RawQuery *string           `json:"raw_query,omitempty"`
+	RawBody  *string           `json:"raw_body,omitempty"`
+	JSON     json.RawMessage   `json:"json,omitempty"`
+	Headers  map[string]string `json:"headers,omitempty"`
+}
+
+// Load reads a recording and groups its steps by case, in order.
+func Load(file string) ([][]Step, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var cases [][]Step
+	lines := bufio.NewScanner(bytes.NewReader(b))
+	lines.Buffer(nil, 16<<20)
+	for n := 1; lines.Scan(); n++ {
+		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
+			continue
+		}
+		var s Step
+		if err := json.Unmarshal(lines.Bytes(), &s); err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", file, n, err)
+		}
+		if s.Case == "" || len(s.Response) == 0 {
+			return nil, fmt.Errorf("%s:%d: a step needs a case and a response", file, n)
+		}
+		if len(cases) == 0 || cases[len(cases)-1][0].Case != s.Case {
+			cases = append(cases, nil)
+		}
+		cases[len(cases)-1] = append(cases[len(cases)-1], s)
+	}
+	return cases, lines.Err()
+}
+
+// Run replays every case of a recording as a subtest.
+func Run(t *testing.T, baseURL, file string, o Options) {
+	t.Helper()
+	cases, err := Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, steps := range cases {
+		t.Run(steps[0].Case, func(t *testing.T) {
+			first := steps[0]
+			at := baseURL
+			switch {
+			case o.Skip[first.Case] != "":
+				t.Skip(o.Skip[first.Case])
+			case first.NeedsSpawn:
+				t.Skip("starts servers of its own")
+			case first.Destructive && (!o.Destructive || o.Fresh == nil):
+				t.Skip("leaves the server unusable")
+			case first.Fresh && o.Fresh != nil:
+				at = o.Fresh(t)
+			}
+			target, err := newTarget(at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			runCase(t, target, steps, o.Skip)
+		})
+	}
+}
+
+func newTarget(base string) (*target, error) {
+	u, err := url.Parse(base)
+	if err != nil {
+		return nil, err
+	}
+	if ip := net.ParseIP(u.Hostname()); u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return nil, fmt.Errorf("%s is not a loopback address: replaying deletes every key", base)
+	}
+	return &target{url: u}, nil
+}
+
+func runCase(t *testing.T, g *target, steps []Step, skip map[string]string) {
+	recorded := steps[0].Base
+	if err := g.prepare(recorded); err != nil {
+		t.Fatal(err)
+	}
+	base, err := g.index()
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := &run{target: g, watches: make(map[string]*watch)}
+	defer run.close()
+	for i := range steps {
+		s := &steps[i]
+		s.Loose = s.Loose || steps[0].Loose
+		var req *Request
+		if s.Request != nil {
+			req = shift(s.Request, recorded, base, g.substitutes())
+		}
+		got, err := run.step(s, req)
+		if err != nil {
+			got = map[string]any{"error": err.Error()}
+		}
+		if s.AnyHead || skip[s.Case+"/"+strconv.Itoa(s.Step)] != "" {
+			continue
+		}
+		want, err := decode(s.Response)
+		if err != nil {
+			t.Fatalf("step %d: recorded response: %v", s.Step, err)
+		}
+		want = normal(want, s, recorded, nil)
+		if d := firstDiff(want, normal(got, s, base, g.placeholders()), ""); d != "" {
+			t.Errorf("step %d %s: %s", s.Step, s.describe(), d)
+		}
+	}
+}
+
+func (s *Step) describe() string {
+	switch {
+	case s.Request != nil:
+		p := s.Request.Path
+		if len(p) > 60 {
+			p = p[:60]
+		}
+		return s.Request.Method + " " + p
+	case s.WatchRead != "":
+		return "read of watch " + s.WatchRead
+	case s.WatchSilent != "":
+		return "silence of watch " + s.WatchSilent
+	}
+	return "close of watch " + s.WatchClose
+}
+
+// run is the state of one case.
+type run struct {
+	target  *target
+	watches map[string]*watch
+}
+
+func (r *run) close() {
+	for _, w := range r.watches {
+		w.close()
+	}
+}
+
+func timeout(ms, byDefault int) time.Duration {
+	if ms == 0 {
+		ms = byDefault
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
+// step does what a step says and returns the answer in the shape of a recorded response.
+func (r *run) step(s *Step, req *Request) (any, error) {
+	time.Sleep(time.Duration(s.SleepMS) * time.Millisecond) // recorded: lets a time to live run out
+	switch {
+	case s.WatchStart != "":
+		w, head, err := r.target.watch(req, timeout(0, 3000))
+		if err != nil {
+			return nil, err
+		}
+		r.watches[s.WatchStart] = w
+		return head, nil
+	case s.WatchRead != "":
+		return r.watches[s.WatchRead].read(max(s.Events, 1), timeout(s.TimeoutMS, 5000), s.ExpectEnd)
+	case s.WatchSilent != "":
+		return r.watches[s.WatchSilent].silent(timeout(s.TimeoutMS, 400))
+	case s.WatchClose != "":
+		r.watches[s.WatchClose].close()
+		return map[string]any{"body": nil}, nil
+	case s.Repeat > 0:
+		var last any
+		for i := range s.Repeat {
+			one, err := req.numbered(i)
+			if err != nil {
+				return nil, err
+			}
+			if last, err = r.target.do(one, s.CORS); err != nil {
+				return nil, err
+			}
+		}
+		return last, nil
+	case req != nil:
+		return r.target.do(req, s.CORS)
+	}
+	return nil, fmt.Errorf("step asks for nothing that this replayer knows")
+}

@@ -1,0 +1,185 @@
+package etcdreplay
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func recordings(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob("../etcd/*.jsonl")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no recordings found: %v", err)
+	}
+	return files
+}
+
+// TestAgainstURL replays against the server named by MUSTER_CONFORMANCE_URL, whatever it is. MUSTER_CONFORMANCE_SKIP
+// is a comma list of recordings to leave out.
+func TestAgainstURL(t *testing.T) {
+	base := os.Getenv("MUSTER_CONFORMANCE_URL")
+	if base == "" {
+		t.Skip("MUSTER_CONFORMANCE_URL is not set")
+	}
+	skip := "," + os.Getenv("MUSTER_CONFORMANCE_SKIP") + ","
+	for _, f := range recordings(t) {
+		name := strings.TrimSuffix(filepath.Base(f), ".jsonl")
+		t.Run(name, func(t *testing.T) {
+			if strings.Contains(skip, ","+name+",") {
+				t.Skip("left out by MUSTER_CONFORMANCE_SKIP")
+			}
+			Run(t, base, f, Options{})
+		})
+	}
+}
+
+// TestAgainstEtcd proves the replayer itself: the real server must pass every recording.
+func TestAgainstEtcd(t *testing.T) {
+	bin, err := exec.LookPath("etcd")
+	if err != nil {
+		t.Skip("etcd is not installed")
+	}
+	if testing.Short() {
+		t.Skip("starts one etcd per recording")
+	}
+	if out, err := exec.Command(bin, "--version").Output(); err != nil || !strings.Contains(string(out), "etcd Version: 3.4.") {
+		t.Skipf("etcd is not of the 3.4 line (%v): %.60s", err, out)
+	}
+	for _, f := range recordings(t) {
+		t.Run(strings.TrimSuffix(filepath.Base(f), ".jsonl"), func(t *testing.T) {
+			t.Parallel()
+			start := func(t *testing.T) string { return startEtcd(t, bin) }
+			Run(t, start(t), f, Options{Fresh: start, Destructive: true})
+		})
+	}
+}
+
+func startEtcd(t *testing.T, bin string) string {
+	t.Helper()
+	client, peer := "http://"+freeAddr(t), "http://"+freeAddr(t)
+	cmd := exec.Command(bin, "--name", "n1", "--enable-v2=true", "--data-dir", t.TempDir(), "--unsafe-no-fsync",
+		"--listen-client-urls", client, "--advertise-client-urls", client,
+		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "n1="+peer)
+	var log strings.Builder
+	cmd.Stdout, cmd.Stderr = &log, &log
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-done:
+		case <-time.After(5 * time.Second):
+			_ = cmd.Process.Kill()
+			<-done
+		}
+	})
+	deadline := time.After(30 * time.Second)
+	for {
+		select {
+		case err := <-done:
+			done <- err
+			t.Fatalf("etcd stopped: %v\n%s", err, log.String())
+		case <-deadline:
+			t.Fatal("etcd did not come up")
+		case <-time.After(30 * time.Millisecond):
+			if up(client) {
+				return client
+			}
+		}
+	}
+}
+
+// up says whether the server leads and its cluster has agreed on a version, after which its index stands still.
+func up(client string) bool {
+	resp, err := http.Get(client + "/v2/members/leader")
+	if err != nil {
+		return false
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return false
+	}
+	resp, err = http.Get(client + "/version")
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	b := make([]byte, 200)
+	n, _ := resp.Body.Read(b)
+	return !strings.Contains(string(b[:n]), "not_decided")
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// TestDifferencesAreSeen makes sure that a wrong answer cannot pass.
+func TestDifferencesAreSeen(t *testing.T) {
+	step := &Step{Base: 10, Mask: []string{"/node/ttl"}}
+	recorded := `{"status":200,"headers":{"X-Etcd-Index":12,"X-Raft-Term":"*"},"body":{"action":"set","node":{"key":"/a/00000000000000000012","ttl":3,"modifiedIndex":12,"nodes":[{"key":"/x"},{"key":"/y"}]}}}`
+	same := `{"status":200,"headers":{"X-Etcd-Index":102,"X-Raft-Term":"*"},"body":{"action":"set","node":{"key":"/a/00000000000000000102","ttl":2,"modifiedIndex":102,"nodes":[{"key":"/y"},{"key":"/x"}]}}}`
+	diff := func(live string) string {
+		want, err := decode([]byte(recorded))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := decode([]byte(live))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return firstDiff(normal(want, step, 10, nil), normal(got, step, 100, strings.NewReplacer()), "")
+	}
+	if d := diff(same); d != "" {
+		t.Fatalf("equal answers differ: %s", d)
+	}
+	for from, to := range map[string]string{
+		`"status":200`:                 `"status":201`,
+		`"X-Etcd-Index":102`:           `"X-Etcd-Index":103`,
+		`,"X-Raft-Term":"*"`:           ``,
+		`"modifiedIndex":102`:          `"modifiedIndex":12`,
+		`00000000000000000102"`:        `00000000000000000101"`,
+		`"ttl":2`:                      `"ttl":"2"`,
+		`"ttl":2,`:                     ``,
+		`"action":"set"`:               `"action":"set","more":1`,
+		`{"key":"/x"}`:                 `{"key":"/z"}`,
+		`,{"key":"/x"}`:                ``,
+		`"headers":{"X-Etcd-Index":10`: `"headers":{"Allow":"GET","X-Etcd-Index":10`,
+	} {
+		bad := strings.Replace(same, from, to, 1)
+		if bad == same {
+			t.Fatalf("%q is not in the answer", from)
+		}
+		if diff(bad) == "" {
+			t.Errorf("%s instead of %s was not seen", to, from)
+		}
+	}
+}
+
+func TestOnlyLoopback(t *testing.T) {
+	for _, u := range []string{"http://192.0.2.1:2379", "http://example.com", "http://"} {
+		if _, err := newTarget(u); err == nil {
+			t.Errorf("%s was accepted", u)
+		}
+	}
+	if _, err := newTarget(fmt.Sprintf("http://%s", net.JoinHostPort("::1", "2379"))); err != nil {
+		t.Error(err)
+	}
+}
