@@ -16,7 +16,10 @@
 // ever being cleaned into each other.
 package kv
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // Code is the numeric outcome of a Txn. The numbers are stable: they cross the wire.
 type Code uint8
@@ -165,6 +168,7 @@ type Event struct {
 	Path   string
 	Entry  *Entry // the new state as an answer shows it; for a removal Entry.Created is the old one and it has no value
 	Prev   *Entry // the old state with its old subtree; nil if there was none
+	silent bool   // made by OpRefresh: kept in history, delivered to nobody
 }
 
 // Errors of reads and watches.
@@ -179,3 +183,11 @@ var (
 
 // HistoryError wraps ErrHistoryLost with the oldest index still kept and the index asked for.
 type HistoryError struct{ Oldest, Wanted uint64 }
+
+// Error names both indexes.
+func (e *HistoryError) Error() string {
+	return fmt.Sprintf("%v: index %d is wanted, the oldest kept is %d", ErrHistoryLost, e.Wanted, e.Oldest)
+}
+
+// Unwrap makes errors.Is(err, ErrHistoryLost) hold.
+func (e *HistoryError) Unwrap() error { return ErrHistoryLost }
