@@ -1,0 +1,150 @@
+package etcd_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/musterhq/muster/api"
+	"github.com/musterhq/muster/api/etcd"
+	"github.com/musterhq/muster/kv"
+)
+
+// memory is a Store on a tree in memory: a cluster of one that always leads, unless a test says otherwise.
+type memory struct {
+	mu   sync.Mutex
+	tree *kv.Tree
+	stop chan struct{}
+	done chan struct{}
+	err  error // what Propose and consistent reads answer instead
+}
+
+// newMemory starts a store whose expired keys are swept like a leader does it, and whose index stands at 3 as in
+// a new cluster.
+func newMemory(t testing.TB, o kv.Options) *memory {
+	m := &memory{tree: kv.New(o), stop: make(chan struct{}), done: make(chan struct{})}
+	for _, p := range []string{"m/format", "m/members/1", "m/members/2"} {
+		m.apply(kv.Txn{Ops: []kv.Op{{Kind: kv.OpSet, Path: p, Value: "{}"}}})
+	}
+	go m.sweep()
+	t.Cleanup(func() {
+		close(m.stop)
+		<-m.done
+		m.tree.Close()
+	})
+	return m
+}
+
+func (m *memory) sweep() {
+	defer close(m.done)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-m.stop:
+			return
+		case now := <-tick.C:
+			if next := m.tree.NextExpiry(); next != 0 && next <= now.UnixNano() {
+				m.apply(kv.Txn{Ops: []kv.Op{{Kind: kv.OpExpire, Action: kv.ActExpire, Cutoff: now.UnixNano()}}})
+			}
+		}
+	}
+}
+
+func (m *memory) apply(t kv.Txn) kv.Result {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t.Now = time.Now().UnixNano()
+	return m.tree.Apply(t)[0]
+}
+
+func (m *memory) failWith(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.err = err
+}
+
+func (m *memory) failing() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.err
+}
+
+func (m *memory) Propose(ctx context.Context, t kv.Txn) (kv.Result, error) {
+	if err := m.failing(); err != nil {
+		return kv.Result{}, err
+	}
+	if err := t.Check(); err != nil {
+		return kv.Result{}, err
+	}
+	return m.apply(t), ctx.Err()
+}
+
+func (m *memory) Read(_ context.Context, c api.Consistency) (*kv.Snap, api.ReadMeta, error) {
+	if c != api.Stale {
+		if err := m.failing(); err != nil {
+			return nil, api.ReadMeta{}, err
+		}
+	}
+	return m.tree.Snap(), api.ReadMeta{KnownLeader: true}, nil
+}
+
+func (m *memory) Watch(path string, after uint64, recursive bool) (*kv.Watcher, error) {
+	return m.tree.Watch(path, after, recursive)
+}
+
+func (m *memory) OldestIndex(root string) uint64 { return m.tree.OldestIndex(root) }
+
+func (m *memory) Status() api.Status {
+	i := m.tree.Snap().Index()
+	s := api.Status{ClusterID: 0xcdf818194e3a8c32, ID: "node", LeaderID: "node", LeaderAddr: "127.0.0.1:8300", State: "leader",
+		Term: 2, Applied: i + 1, Commit: i + 1, Last: i + 1}
+	if m.failing() != nil {
+		s.LeaderID, s.LeaderAddr, s.State = "", "", "candidate"
+	}
+	return s
+}
+
+func (m *memory) Now() time.Time { return time.Now() }
+
+// mux routes like the agent does: longest prefix, and a prefix matches itself without its slash. OPTIONS is for the
+// handlers, everything unknown is 404.
+func mux(routes []api.Route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, route := range routes {
+			p, prefix := route.Pattern, route.Pattern[len(route.Pattern)-1] == '/'
+			if r.URL.Path == p || prefix && (r.URL.Path == p[:len(p)-1] || len(r.URL.Path) > len(p) && r.URL.Path[:len(p)] == p) {
+				route.Handler.ServeHTTP(w, r)
+				return
+			}
+		}
+		http.NotFound(w, r)
+	})
+}
+
+// serve starts a server with the dialect over m.
+func serve(t testing.TB, m *memory, change func(*etcd.Config)) string {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(nil)
+	url := "http://" + srv.Listener.Addr().String()
+	c := etcd.Config{Store: m, Name: "n1", Timeout: 2 * time.Second, Members: func() []etcd.Member {
+		return []etcd.Member{{ID: 0x8e9e05c52164694d, Name: "n1", PeerURLs: []string{"http://127.0.0.1:8300"}, ClientURLs: []string{url}, Leader: m.failing() == nil}}
+	}}
+	if change != nil {
+		change(&c)
+	}
+	d, err := etcd.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Config.Handler = mux(d.Routes())
+	srv.Start()
+	t.Cleanup(func() {
+		srv.CloseClientConnections()
+		srv.Close()
+	})
+	return url
+}
