@@ -1,0 +1,258 @@
+package dnsserver
+
+import (
+	"context"
+	"math/rand/v2"
+	"runtime/debug"
+	"strings"
+
+	"github.com/miekg/dns"
+)
+
+// handler is the Server as package dns calls it, for one transport.
+type handler struct {
+	s   *Server
+	tcp bool
+}
+
+// ServeDNS answers one well-formed message.
+func (h handler) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
+	s := h.s
+	s.counters.queries.Add(1)
+	st := s.settings.Load()
+	if !h.tcp {
+		if s.inflight.Add(1) > int64(st.MaxInflight) {
+			s.inflight.Add(-1)
+			s.counters.dropped.Add(1)
+			return // the client asks again; an answer would cost what we do not have
+		}
+		defer s.inflight.Add(-1)
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			s.counters.panics.Add(1)
+			s.log.Error("dns question caused a panic", "panic", p, "stack", string(debug.Stack()))
+			s.refuse(w, req, dns.RcodeServerFailure)
+		}
+	}()
+	if rcode, ok := acceptable(req); !ok {
+		s.refuse(w, req, rcode)
+		return
+	}
+	name := strings.ToLower(req.Question[0].Name)
+	if h.fast(w, req, st, name) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, st.LookupTimeout)
+	defer cancel()
+	h.slow(ctx, w, req, st, name)
+}
+
+// acceptable refuses what no lookup could answer.
+func acceptable(req *dns.Msg) (rcode int, ok bool) {
+	switch {
+	case req.Opcode != dns.OpcodeQuery:
+		return dns.RcodeNotImplemented, false
+	case len(req.Question) == 0:
+		return dns.RcodeFormatError, false
+	}
+	q := &req.Question[0]
+	switch {
+	case q.Qtype == dns.TypeAXFR || q.Qtype == dns.TypeIXFR:
+		return dns.RcodeNotImplemented, false
+	case q.Qclass != dns.ClassINET:
+		return dns.RcodeRefused, false
+	}
+	if o := req.IsEdns0(); o != nil && o.Version() != 0 {
+		return dns.RcodeBadVers, false
+	}
+	return 0, true
+}
+
+// fast answers from a packed set, if there is one and its service has not changed.
+func (h handler) fast(w dns.ResponseWriter, req *dns.Msg, st *settings, name string) bool {
+	set := st.cache.get(name, req.Question[0].Qtype)
+	if set == nil || subnet(req) != nil {
+		return false
+	}
+	a, err := h.s.src.Service(h.s.ctx, set.question.name)
+	if err != nil || a != set.answer {
+		return false
+	}
+	return h.writeSet(w, req, st, set)
+}
+
+func (h handler) writeSet(w dns.ResponseWriter, req *dns.Msg, st *settings, set *set) bool {
+	udpSize := -1
+	if o := req.IsEdns0(); o != nil {
+		udpSize = int(o.UDPSize())
+	}
+	x := set.scratch.Get().(*scratch)
+	defer set.scratch.Put(x)
+	b := set.packet(x, req, limitsFor(st, req, h.tcp), st.ARecordLimit, udpSize,
+		len(st.recursors) > 0, st.EnableTruncate && !h.tcp)
+	if b == nil {
+		return false
+	}
+	if set.answer.Stale {
+		h.s.counters.stale.Add(1)
+	}
+	if _, err := w.Write(b); err != nil {
+		h.s.counters.writeFailed.Add(1)
+	}
+	return true
+}
+
+// slow parses the name and looks it up.
+func (h handler) slow(ctx context.Context, w dns.ResponseWriter, req *dns.Msg, st *settings, name string) {
+	s := h.s
+	q := st.zones.parse(name)
+	l := &lookup{st: st, src: s.src, qname: req.Question[0].Name, qtype: req.Question[0].Qtype}
+	l.forward = func(ctx context.Context, host string) []dns.RR { return s.foreign(ctx, st, host) }
+	var rep *reply
+	var err error
+	switch q.kind {
+	case kindForeign:
+		h.recurse(ctx, w, req, st)
+		return
+	case kindPTR:
+		found := false
+		if q.addr.IsValid() && (l.qtype == dns.TypePTR || l.qtype == dns.TypeANY) {
+			rep, found, err = l.reverse(ctx, q)
+		}
+		if err == nil && !found {
+			if len(st.recursors) > 0 {
+				h.recurse(ctx, w, req, st)
+				return
+			}
+			rep = l.missing(q.domain)
+		}
+	default:
+		rep, err = l.run(ctx, q)
+	}
+	if err != nil {
+		s.counters.failed.Add(1)
+		s.log.Debug("dns lookup failed", "name", name, "error", err)
+		s.refuse(w, req, dns.RcodeServerFailure)
+		return
+	}
+	h.reply(w, req, st, name, q, rep)
+}
+
+// reply writes rep, and keeps its packed form if it may be kept.
+func (h handler) reply(w dns.ResponseWriter, req *dns.Msg, st *settings, name string, q question, rep *reply) {
+	qtype := req.Question[0].Qtype
+	if rep.set != nil && !st.DisableCompression && subnet(req) == nil {
+		if rep.set.pack(rep.groups, qtype, q.domain) {
+			st.cache.put(name, qtype, rep.set)
+			if h.writeSet(w, req, st, rep.set) {
+				return
+			}
+		}
+	}
+	m := h.s.response(req, st, rep.rcode)
+	m.Authoritative = true
+	lim := limitsFor(st, req, h.tcp)
+	opt := answerOPT(req)
+	if opt != nil {
+		lim.bytes -= dns.Len(opt)
+	}
+	if q.kind == kindService && qtype != dns.TypeSOA {
+		rand.Shuffle(len(rep.groups), func(i, j int) { rep.groups[i], rep.groups[j] = rep.groups[j], rep.groups[i] })
+		if n := st.ARecordLimit; n > 0 && n < len(rep.groups) && qtype != dns.TypeSRV {
+			rep.groups = rep.groups[:n]
+		}
+	}
+	cut := compose(m, rep, lim)
+	m.Truncated = cut && st.EnableTruncate && !h.tcp
+	if opt != nil {
+		m.Extra = append(m.Extra, opt)
+	}
+	h.s.write(w, req, m)
+}
+
+// recurse asks the recursors, or refuses.
+func (h handler) recurse(ctx context.Context, w dns.ResponseWriter, req *dns.Msg, st *settings) {
+	s := h.s
+	if len(st.recursors) == 0 {
+		s.refuse(w, req, dns.RcodeRefused)
+		return
+	}
+	s.counters.recursed.Add(1)
+	resp, err := s.recurse(ctx, st, req, h.tcp)
+	if err != nil {
+		s.log.Debug("recursion failed", "name", req.Question[0].Name, "error", err)
+		s.refuse(w, req, dns.RcodeServerFailure)
+		return
+	}
+	if !h.tcp {
+		resp.Truncate(limitsFor(st, req, false).bytes)
+	}
+	s.write(w, req, resp)
+}
+
+// response begins an answer to req.
+func (s *Server) response(req *dns.Msg, st *settings, rcode int) *dns.Msg {
+	m := new(dns.Msg)
+	m.SetRcode(req, rcode)
+	m.Compress = !st.DisableCompression
+	m.RecursionAvailable = len(st.recursors) > 0
+	return m
+}
+
+// refuse answers with rcode and nothing else.
+func (s *Server) refuse(w dns.ResponseWriter, req *dns.Msg, rcode int) {
+	switch rcode {
+	case dns.RcodeRefused, dns.RcodeNotImplemented, dns.RcodeFormatError:
+		s.counters.refused.Add(1)
+	}
+	m := s.response(req, s.settings.Load(), rcode)
+	if o := answerOPT(req); o != nil {
+		m.Extra = append(m.Extra, o) // BADVERS lives in it
+	}
+	s.write(w, req, m)
+}
+
+func (s *Server) write(w dns.ResponseWriter, req, m *dns.Msg) {
+	b, err := m.Pack()
+	if err != nil {
+		s.log.Error("dns answer could not be packed", "name", req.Question[0].Name, "error", err)
+		f := new(dns.Msg)
+		if b, err = f.SetRcode(req, dns.RcodeServerFailure).Pack(); err != nil {
+			return
+		}
+	}
+	if _, err := w.Write(b); err != nil {
+		s.counters.writeFailed.Add(1)
+	}
+}
+
+// answerOPT is the OPT record (RFC 6891) for the answer to req, nil when req has none. A client subnet
+// (RFC 7871) comes back with scope 0: answers are the same for everybody.
+func answerOPT(req *dns.Msg) *dns.OPT {
+	o := req.IsEdns0()
+	if o == nil {
+		return nil
+	}
+	out := &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT}}
+	out.SetUDPSize(o.UDPSize())
+	if e := subnet(req); e != nil {
+		c := *e
+		c.SourceScope = 0
+		out.Option = append(out.Option, &c)
+	}
+	return out
+}
+
+func subnet(req *dns.Msg) *dns.EDNS0_SUBNET {
+	o := req.IsEdns0()
+	if o == nil {
+		return nil
+	}
+	for _, opt := range o.Option {
+		if e, ok := opt.(*dns.EDNS0_SUBNET); ok {
+			return e
+		}
+	}
+	return nil
+}

@@ -1,0 +1,70 @@
+package dnsserver
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/miekg/dns"
+)
+
+// maxForeign is how many records of a foreign name are added to one of our answers.
+const maxForeign = 5
+
+// recurse passes a question on, over the transport it came by, until a recursor gives a final answer: NOERROR or
+// NXDOMAIN. The answer goes back as it is, but for the id.
+func (s *Server) recurse(ctx context.Context, st *settings, req *dns.Msg, tcp bool) (*dns.Msg, error) {
+	select {
+	case s.recursing <- struct{}{}:
+		defer func() { <-s.recursing }()
+	default:
+		return nil, fmt.Errorf("dns: more than %d questions wait for recursors", cap(s.recursing))
+	}
+	client := dns.Client{Net: "udp", Timeout: st.RecursorTimeout}
+	if tcp {
+		client.Net = "tcp"
+	}
+	out := req.Copy()
+	var last error
+	for _, addr := range st.order() {
+		out.Id = dns.Id()
+		resp, _, err := client.ExchangeContext(ctx, out, addr)
+		switch {
+		case err != nil:
+			last = fmt.Errorf("dns: recursor %s: %w", addr, err)
+		case resp.Rcode == dns.RcodeSuccess || resp.Rcode == dns.RcodeNameError:
+			resp.Id = req.Id
+			resp.Authoritative = false
+			resp.Compress = !st.DisableCompression
+			return resp, nil
+		default:
+			last = fmt.Errorf("dns: recursor %s answered %s", addr, dns.RcodeToString[resp.Rcode])
+		}
+		s.counters.recursorFailed.Add(1)
+	}
+	return nil, last
+}
+
+// foreign asks the recursors for A records of host, for use inside one of our answers.
+func (s *Server) foreign(ctx context.Context, st *settings, host string) []dns.RR {
+	if len(st.recursors) == 0 {
+		return nil
+	}
+	m := new(dns.Msg)
+	m.SetQuestion(host, dns.TypeA)
+	m.SetEdns0(1232, false) // the size that passes everywhere unfragmented
+	resp, err := s.recurse(ctx, st, m, false)
+	if err != nil {
+		s.log.Debug("host name not resolved", "name", host, "error", err)
+		return nil
+	}
+	var out []dns.RR
+	for _, rr := range resp.Answer {
+		switch rr.(type) {
+		case *dns.A, *dns.AAAA, *dns.CNAME:
+			if len(out) < maxForeign {
+				out = append(out, rr)
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,256 @@
+// Package dnsserver answers DNS questions about services and nodes: parse the name, look it up, choose records,
+// build them, fit them into a packet.
+//
+//	c := dnsserver.DefaultConfig()
+//	c.Addrs, c.Datacenter = []string{"127.0.0.1:8600"}, "dc1"
+//	s, err := dnsserver.New(c, dnsserver.NewTreeSource(tree.Snap))
+//	err = s.Start()              // api.service.consul. 0 IN A 10.0.0.7
+//	defer s.Close(ctx)
+//
+// Names and answers follow the DNS interface of Consul 1.21, so that clients made for it work unchanged.
+package dnsserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/miekg/dns"
+)
+
+const (
+	maxQuery     = 4096             // bytes of a question over UDP; longer ones are cut and then malformed
+	udpBuffer    = 1 << 20          // asked of the kernel, for bursts
+	maxRecursing = 1024             // questions waiting for recursors
+	tcpIdle      = 10 * time.Second // between two questions on a connection
+	tcpTimeout   = 5 * time.Second  // for one question, and for one answer
+)
+
+// Server is the DNS server. Start it once; all other methods may be called at any time from any goroutine.
+type Server struct {
+	src       Source
+	log       hclog.Logger
+	settings  atomic.Pointer[settings]
+	counters  counters
+	inflight  atomic.Int64
+	recursing chan struct{}
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+
+	mu       sync.Mutex
+	servers  []*dns.Server
+	addrs    []string
+	finished sync.WaitGroup
+}
+
+// New checks c and returns a Server that does nothing until Start.
+func New(c Config, src Source) (*Server, error) {
+	if src == nil {
+		return nil, errors.New("dns: a source is needed")
+	}
+	st, err := newSettings(c)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{src: src, log: c.Logger, recursing: make(chan struct{}, maxRecursing)}
+	if s.log == nil {
+		s.log = hclog.NewNullLogger()
+	}
+	s.settings.Store(st)
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// Reload takes over what Config says can be reloaded. On an error nothing changes.
+func (s *Server) Reload(c Config) error {
+	old := s.settings.Load().Config
+	c.Addrs, c.Domain, c.AltDomain, c.Datacenter = old.Addrs, old.Domain, old.AltDomain, old.Datacenter
+	c.MaxInflight, c.MaxConns, c.MaxConnsClient = old.MaxInflight, old.MaxConns, old.MaxConnsClient
+	c.Logger, c.Metrics = old.Logger, old.Metrics
+	st, err := newSettings(c)
+	if err != nil {
+		return err
+	}
+	s.settings.Store(st)
+	return nil
+}
+
+// Start listens on every address over UDP and TCP and returns when all of them answer, or with the first error and
+// nothing left open.
+func (s *Server) Start() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.servers) > 0 || s.ctx.Err() != nil {
+		return errors.New("dns: the server was started before")
+	}
+	st := s.settings.Load()
+	for _, addr := range st.Addrs {
+		pc, ln, err := listen(addr)
+		if err != nil {
+			s.abandon()
+			return err
+		}
+		s.addrs = append(s.addrs, ln.Addr().String())
+		limited := &limitListener{Listener: ln, total: st.MaxConns, each: st.MaxConnsClient, refused: &s.counters.connsRefused}
+		s.serve(&dns.Server{PacketConn: pc, Handler: handler{s, false}, UDPSize: maxQuery})
+		s.serve(&dns.Server{
+			Listener: limited, Handler: handler{s, true}, MaxTCPQueries: -1,
+			ReadTimeout: tcpTimeout, WriteTimeout: tcpTimeout, IdleTimeout: func() time.Duration { return tcpIdle },
+		})
+	}
+	if st.Metrics != nil {
+		s.finished.Go(func() { s.counters.report(s.ctx, st.Metrics) })
+	}
+	return nil
+}
+
+// serve runs d and returns once it can be shut down.
+func (s *Server) serve(d *dns.Server) {
+	started := make(chan struct{})
+	d.NotifyStartedFunc = func() { close(started) }
+	s.servers = append(s.servers, d)
+	s.finished.Go(func() {
+		if err := d.ActivateAndServe(); err != nil && s.ctx.Err() == nil {
+			s.log.Error("dns listener stopped", "error", err)
+		}
+	})
+	<-started
+}
+
+// abandon undoes a Start that failed half way.
+func (s *Server) abandon() {
+	for _, d := range s.servers {
+		_ = d.Shutdown()
+	}
+	s.servers, s.addrs = nil, nil
+}
+
+// Addrs are the addresses listened on, in the order of Config.Addrs, with real port numbers.
+func (s *Server) Addrs() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string(nil), s.addrs...)
+}
+
+// Close stops listening, lets questions being answered finish until ctx ends, and returns ctx's error if some did
+// not.
+func (s *Server) Close(ctx context.Context) error {
+	s.mu.Lock()
+	servers := s.servers
+	s.servers = nil
+	s.mu.Unlock()
+	var errs []error
+	for _, d := range servers {
+		if err := d.ShutdownContext(ctx); err != nil && ctx.Err() != nil {
+			errs = append(errs, fmt.Errorf("dns: stop: %w", err))
+		}
+	}
+	s.cancel()
+	s.finished.Wait()
+	return errors.Join(errs...)
+}
+
+// listen opens addr for UDP and TCP. With port 0 both get the same port.
+func listen(addr string) (net.PacketConn, net.Listener, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, nil, fmt.Errorf("dns: address %q is not host:port: %w", addr, err)
+	}
+	for try := 0; ; try++ {
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			return nil, nil, listenError("tcp", addr, err)
+		}
+		real := net.JoinHostPort(host, strconv.Itoa(ln.Addr().(*net.TCPAddr).Port))
+		pc, err := net.ListenPacket("udp", real)
+		if err == nil {
+			if u, ok := pc.(*net.UDPConn); ok {
+				_ = u.SetReadBuffer(udpBuffer) // best effort: the kernel may allow less
+			}
+			return pc, ln, nil
+		}
+		_ = ln.Close()
+		if port != "0" || try == 10 {
+			return nil, nil, listenError("udp", real, err)
+		}
+	}
+}
+
+func listenError(network, addr string, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("dns: cannot listen on %s %s: the port is in use by another program; stop it or choose another dns port: %w", network, addr, err)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("dns: cannot listen on %s %s: ports below 1024 need a privilege (CAP_NET_BIND_SERVICE): %w", network, addr, err)
+	}
+	return fmt.Errorf("dns: cannot listen on %s %s: %w", network, addr, err)
+}
+
+// limitListener closes connections beyond its limits at once, so that they cost nothing and the client knows.
+type limitListener struct {
+	net.Listener
+	total, each int
+	refused     *atomic.Uint64
+
+	mu    sync.Mutex
+	open  int
+	hosts map[string]int
+}
+
+func (l *limitListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+		if l.enter(host) {
+			return &limitConn{Conn: c, leave: func() { l.leave(host) }}, nil
+		}
+		l.refused.Add(1)
+		_ = c.Close()
+	}
+}
+
+func (l *limitListener) enter(host string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open >= l.total || l.hosts[host] >= l.each {
+		return false
+	}
+	if l.hosts == nil {
+		l.hosts = make(map[string]int)
+	}
+	l.open++
+	l.hosts[host]++
+	return true
+}
+
+func (l *limitListener) leave(host string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open--
+	if l.hosts[host]--; l.hosts[host] <= 0 {
+		delete(l.hosts, host)
+	}
+}
+
+// limitConn gives its place back when it is closed, once.
+type limitConn struct {
+	net.Conn
+	once  sync.Once
+	leave func()
+}
+
+func (c *limitConn) Close() error {
+	c.once.Do(c.leave)
+	return c.Conn.Close()
+}

@@ -1,0 +1,161 @@
+package dnsserver
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/musterhq/muster/catalog"
+	"github.com/musterhq/muster/kv"
+)
+
+// serverService is the service whose instances are the servers.
+const serverService = "consul"
+
+// maxKnown is how many services a TreeSource keeps ready.
+const maxKnown = 16384
+
+// TreeSource answers from the tree of this server.
+type TreeSource struct {
+	snap func() *kv.Snap
+
+	mu       sync.RWMutex
+	services map[string]*known
+
+	reverse   atomic.Pointer[reverseIndex]
+	reverseMu sync.Mutex
+}
+
+// known is a service that was asked for and exists.
+type known struct {
+	path   string
+	answer *Answer
+}
+
+var _ Source = (*TreeSource)(nil)
+
+// NewTreeSource returns a Source over snap, which must return the newest state and be quick.
+func NewTreeSource(snap func() *kv.Snap) *TreeSource {
+	return &TreeSource{snap: snap, services: make(map[string]*known)}
+}
+
+// Service implements Source. When nothing has changed it costs one look at the index of the service's directory.
+func (t *TreeSource) Service(_ context.Context, name string) (*Answer, error) {
+	s := t.snap()
+	if s == nil {
+		return nil, ErrUnreachable
+	}
+	t.mu.RLock()
+	k := t.services[name]
+	t.mu.RUnlock()
+	if k != nil && s.IndexOf(k.path) == k.answer.Index {
+		return k.answer, nil
+	}
+	path := catalog.InstancesPath(name)
+	a := &Answer{Instances: catalog.Instances(s, name), Index: s.IndexOf(path)}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case len(a.Instances) == 0:
+		delete(t.services, name) // names nobody registered are not worth memory
+	case k != nil && t.services[name] != k && t.services[name] != nil && t.services[name].answer.Index == a.Index:
+		return t.services[name].answer, nil // somebody else was quicker
+	default:
+		if len(t.services) >= maxKnown {
+			clear(t.services)
+		}
+		t.services[name] = &known{path, a}
+	}
+	return a, nil
+}
+
+// Node implements Source.
+func (t *TreeSource) Node(_ context.Context, name string) (*catalog.Node, error) {
+	s := t.snap()
+	if s == nil {
+		return nil, ErrUnreachable
+	}
+	n, ok := catalog.GetNode(s, name)
+	if !ok {
+		return nil, nil
+	}
+	return n, nil
+}
+
+// Servers implements Source.
+func (t *TreeSource) Servers(ctx context.Context) ([]*catalog.Node, error) {
+	a, err := t.Service(ctx, serverService)
+	if err != nil {
+		return nil, err
+	}
+	return nodesOf(a), nil
+}
+
+// nodesOf are the nodes of the instances that are not critical, each once.
+func nodesOf(a *Answer) []*catalog.Node {
+	var nodes []*catalog.Node
+	for _, in := range choose(a, "", false) {
+		if n := len(nodes); n == 0 || nodes[n-1].Name != in.Node.Name {
+			nodes = append(nodes, in.Node)
+		}
+	}
+	return nodes
+}
+
+// reverseIndex is every address of a snapshot.
+type reverseIndex struct {
+	index  uint64 // of the directory of nodes
+	fresh  time.Time
+	owners map[netip.Addr]Owner
+}
+
+// reversePause times the time it took: how long an index is used although the catalog has changed since. Making it
+// reads the whole catalog, so it must not be made as often as somebody asks.
+const reversePause = 10
+
+// Reverse implements Source. It may be behind by ten times the time one reading of the catalog takes.
+func (t *TreeSource) Reverse(_ context.Context, addr netip.Addr) (Owner, error) {
+	s := t.snap()
+	if s == nil {
+		return Owner{}, ErrUnreachable
+	}
+	return t.reverseOf(s).owners[addr.Unmap()], nil
+}
+
+func (t *TreeSource) reverseOf(s *kv.Snap) *reverseIndex {
+	index := s.IndexOf(catalog.NodesPath()) // services live below their nodes
+	good := func(r *reverseIndex) bool {
+		return r != nil && (r.index == index || time.Now().Before(r.fresh))
+	}
+	if r := t.reverse.Load(); good(r) {
+		return r
+	}
+	t.reverseMu.Lock()
+	defer t.reverseMu.Unlock()
+	if r := t.reverse.Load(); good(r) {
+		return r
+	}
+	began := time.Now()
+	r := &reverseIndex{index: index, owners: make(map[netip.Addr]Owner)}
+	note := func(text string, o Owner) {
+		if a, err := netip.ParseAddr(text); err == nil {
+			if _, taken := r.owners[a.Unmap()]; !taken {
+				r.owners[a.Unmap()] = o
+			}
+		}
+	}
+	all := catalog.Nodes(s)
+	for _, n := range all {
+		note(n.Address, Owner{Node: n.Name})
+	}
+	for _, n := range all {
+		for _, svc := range catalog.ServicesOf(s, n.Name) {
+			note(svc.Address, Owner{Service: svc.Name})
+		}
+	}
+	r.fresh = time.Now().Add(reversePause * time.Since(began))
+	t.reverse.Store(r)
+	return r
+}
