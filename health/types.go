@@ -1,5 +1,13 @@
 // Package health runs health checks: TTL, HTTP and TCP, on a schedule that is spread so that checks do not beat
 // in step. It reports to an interface and knows no cluster.
+//
+//	spec := health.Spec{ID: "web", HTTP: "http://127.0.0.1/ok", Interval: 10 * time.Second}
+//	spec, warnings := spec.Normalize()   // raises what is too low, and says so
+//	if err := spec.Validate(); err != nil { ... }
+//	r, err := health.Start(spec, health.State{}, reporter)
+//	...
+//	saved := r.State()                   // survives a restart through Start's second argument
+//	r.Stop()
 package health
 
 import (
@@ -17,6 +25,14 @@ const (
 	Critical Status = "critical"
 )
 
+// Limits and defaults of a Spec.
+const (
+	MinInterval          = time.Second      // shorter intervals are raised to this
+	MinDeregisterAfter   = time.Minute      // shorter DeregisterCriticalServiceAfter are raised to this
+	DefaultTimeout       = 10 * time.Second // of one probe
+	DefaultOutputMaxSize = 4096             // bytes
+)
+
 // Spec describes one check. Exactly one kind is set: TTL, HTTP or TCP.
 type Spec struct {
 	ID, Name, Notes, ServiceID     string
@@ -29,15 +45,27 @@ type Spec struct {
 	TCPUseTLS                      bool
 	TLSServerName                  string
 	TLSSkipVerify                  bool
-	Interval, Timeout              time.Duration
-	SuccessBeforePassing           int
-	FailuresBeforeWarning          int
-	FailuresBeforeCritical         int
-	OutputMaxSize                  int
+	Interval, Timeout              time.Duration // Timeout 0 = DefaultTimeout
+	SuccessBeforePassing           int           // consecutive successes needed, 0 and 1 = the first
+	FailuresBeforeWarning          int           // 0 = FailuresBeforeCritical
+	FailuresBeforeCritical         int           // consecutive failures needed, 0 and 1 = the first
+	OutputMaxSize                  int           // bytes of output kept, 0 = DefaultOutputMaxSize
 	DeregisterCriticalServiceAfter time.Duration
 }
 
-// Reporter takes results. Report is called from the runner's goroutine, also for unchanged results.
+// Reporter takes results. Calls for one check never overlap and follow the order of its changes.
+//
+// Probed kinds report from the runner's goroutine, every decided result, also unchanged ones. A TTL check reports
+// its expiry from a timer and a changed beat from Beat's caller, before Beat returns, so that whoever beats reads
+// its own write. Therefore never call Beat or Stop while holding a lock that Report takes, nor from Report itself;
+// calling State from Report is fine.
 type Reporter interface {
 	Report(id string, s Status, output string)
+}
+
+// State is what survives a restart.
+type State struct {
+	Status  Status
+	Output  string
+	Expires time.Time // TTL checks: when it would have expired, zero when it already has
 }
