@@ -171,7 +171,7 @@ func (t *Tree) Restore(src io.Reader) error {
 		return err
 	}
 	t.root, t.index, t.now, t.exp = n.root, n.index, n.now, n.exp
-	t.gen++
+	t.gen = max(t.gen, n.gen) + 1 // no node of the new tree may pass for one of a later edit
 	t.epoch++
 	t.publish()
 	t.hub.reset(ErrRestored, &n.hub.hist)

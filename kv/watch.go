@@ -408,4 +408,3 @@ func (t *Tree) OldestIndex(root string) uint64 {
 	defer t.hub.mu.Unlock()
 	return t.hub.hist[i].oldest()
 }
-
