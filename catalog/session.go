@@ -118,12 +118,20 @@ func (b *builder) dropSessions() {
 		return
 	}
 	b.cond(kv.Cond{Kind: kv.CondBelow, Path: path, Index: dir.Index()})
+	var ended []string
 	dir.Each(func(e *kv.Entry) bool {
-		if x, ok := e.Record().(*Session); ok && x.dependsOn(b.lost) {
-			b.removeTree(sessionPath(b.node, x.ID))
+		if x := record[*Session](e); x != nil && x.dependsOn(b.lost) {
+			ended = append(ended, sessionPath(b.node, x.ID))
 		}
 		return true
 	})
+	if len(ended) == dir.Len() {
+		// The usual end of a node: one operation, however many sessions.
+		ended = []string{path}
+	}
+	for _, path := range ended {
+		b.removeTree(path)
+	}
 }
 
 // GetSession finds a session by its id.

@@ -97,12 +97,12 @@ type deriver struct {
 
 // nodeWork is what has to be looked at on one node. Names in it are path segments.
 type nodeWork struct {
-	seg      string
-	all      bool // every service and session
-	services []string
-	sessions []string
+	seg, path   string
+	all         bool // the node's record and every service and session
+	services    []string
+	sessions    []string
+	allSessions bool
 
-	path       string
 	prev, cur  *kv.Entry // nil: not there
 	record     *Node
 	nodeChecks []*Check
@@ -130,6 +130,8 @@ func (d *deriver) note(path string) {
 		}
 	case kind == "l" && id != "":
 		w.sessions = append(w.sessions, id)
+	case kind == "l":
+		w.allSessions = true
 	default:
 		w.all = true
 	}
@@ -174,13 +176,16 @@ func (d *deriver) node(w *nodeWork) {
 	services, sessions := w.services, w.sessions
 	if w.all {
 		d.nodeViews(w)
-		services, sessions = childNames(w, "s"), childNames(w, "l")
+		services, w.allSessions = childNames(w, "s"), true
 	} else if len(services) > 1 {
 		slices.Sort(services)
 		services = slices.Compact(services)
 	}
 	for _, id := range services {
 		d.service(w, id)
+	}
+	if w.allSessions {
+		sessions = childNames(w, "l")
 	}
 	for _, id := range sessions {
 		d.session(w, id)
