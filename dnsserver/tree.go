@@ -106,7 +106,7 @@ func nodesOf(a *Answer) []*catalog.Node {
 
 // reverseIndex is every address of a snapshot.
 type reverseIndex struct {
-	index  uint64 // of the directory of nodes
+	index  uint64 // of the catalog it was made of
 	fresh  time.Time
 	owners map[netip.Addr]Owner
 }
@@ -125,7 +125,7 @@ func (t *TreeSource) Reverse(_ context.Context, addr netip.Addr) (Owner, error) 
 }
 
 func (t *TreeSource) reverseOf(s *kv.Snap) *reverseIndex {
-	index := s.IndexOf(catalog.NodesPath()) // services live below their nodes
+	index := s.IndexOf(catalog.ChecksPath()) // moves with everything in the catalog
 	good := func(r *reverseIndex) bool {
 		return r != nil && (r.index == index || time.Now().Before(r.fresh))
 	}

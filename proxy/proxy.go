@@ -4,7 +4,7 @@
 //	p, err := proxy.New(proxy.Config{
 //		Servers:   pool.Servers,      // who the servers are, by gossip
 //		Leader:    func() string { return "" },
-//		Transport: dialer,            // HTTP over the server port
+//		Transport: dialer.Transport(), // HTTP over the server port
 //		IsRefused: peer.IsRefused,    // "this connection was never established"
 //	})
 //	p.Relay(w, r, proxy.Leader)               // one client request, answer streamed back
@@ -77,10 +77,9 @@ type Config struct {
 	// Local runs a request here; used when this agent itself turns out to be the leader while a request waits for
 	// one. Nil: such requests keep waiting until somebody else leads.
 	Local http.Handler
-	// Transport carries requests to servers. It must not follow redirects nor decompress.
+	// Transport carries requests to servers. The scheme of URLs is its own business; it must not decompress. Requests
+	// that may take long are marked with peer.Long.
 	Transport http.RoundTripper
-	// Scheme of server URLs, "http" unless set; Transport gives it its meaning.
-	Scheme string
 	// IsRefused reports that err proves that the connection was never established, so nothing was sent.
 	IsRefused func(err error) bool
 	// Hold is how long a request waits for a leader while servers are reachable, default 7 s.
@@ -124,9 +123,6 @@ func New(c Config) (*Proxy, error) {
 	}
 	if c.MaxBody == 0 {
 		c.MaxBody = DefaultMaxBody
-	}
-	if c.Scheme == "" {
-		c.Scheme = "http"
 	}
 	if c.Leader == nil {
 		c.Leader = func() string { return "" }

@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/musterhq/muster/peer"
 )
 
 // Between two rounds over the servers a request waits this long, plus up to as much again by chance.
@@ -80,6 +82,10 @@ func (ro *round) has(addr string) bool {
 // while some server is there but none leads, as long as DownHold while all are unreachable.
 func (p *Proxy) do(in *http.Request, header http.Header, body []byte, t Target) (*http.Response, string, error) {
 	ctx := in.Context()
+	out := ctx
+	if long(in) {
+		out = peer.Long(ctx)
+	}
 	var began time.Time // of the first failure; a request that succeeds at once needs no clock
 	var ro round
 	ro.reset()
@@ -99,7 +105,7 @@ func (p *Proxy) do(in *http.Request, header http.Header, body []byte, t Target) 
 			ro.reset()
 			continue
 		}
-		resp, err := p.cfg.Transport.RoundTrip(p.outRequest(ctx, in, header, body, addr))
+		resp, err := p.cfg.Transport.RoundTrip(p.outRequest(out, in, header, body, addr))
 		v := judge(ctx, in.Method, resp, err, p.cfg.IsRefused)
 		if v == deliver {
 			p.picker.good(addr, t, resp.Header.Get(LeaderHeader))
@@ -176,7 +182,7 @@ func (ro *round) cause() error {
 // in the flat dialect "a%2Fb", "a//b" and "a/b" have always been told apart by somebody.
 func (p *Proxy) outRequest(ctx context.Context, in *http.Request, header http.Header, body []byte, addr string) *http.Request {
 	u := &url.URL{
-		Scheme: p.cfg.Scheme, Host: addr,
+		Scheme: "http", Host: addr,
 		Path: in.URL.Path, RawPath: in.URL.RawPath, RawQuery: in.URL.RawQuery, ForceQuery: in.URL.ForceQuery,
 	}
 	if raw := u.RawPath; raw != "" && !strings.HasPrefix(raw, "//") && u.EscapedPath() != raw {
@@ -200,6 +206,19 @@ func (p *Proxy) outRequest(ctx context.Context, in *http.Request, header http.He
 		out.Body = http.NoBody
 	}
 	return out.WithContext(ctx)
+}
+
+// long recognises what may wait for a change, in either dialect; such requests travel on connections of their own.
+func long(r *http.Request) bool {
+	if r.Method != http.MethodGet || r.URL.RawQuery == "" {
+		return false
+	}
+	for _, name := range []string{"wait", "index", "stream", "hash"} {
+		if strings.Contains(r.URL.RawQuery, name) {
+			return true
+		}
+	}
+	return false
 }
 
 // discard frees the connection of an answer nobody will see.
