@@ -1,0 +1,112 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/musterhq/muster/kv"
+)
+
+// ErrShutdown is the cause with which a Server cancels its requests when it stops. A blocking query that is
+// cancelled for this reason answers with what it has.
+var ErrShutdown = errors.New("agent is shutting down")
+
+// ReadOptions say how a read wants its data.
+type ReadOptions struct {
+	Consistency Consistency
+	MaxStale    time.Duration // with Stale: data older than this is asked of the leader instead; 0 = no bound
+}
+
+// Read is Store.Read with the bound of MaxStale.
+func Read(ctx context.Context, s Store, o ReadOptions) (*kv.Snap, ReadMeta, error) {
+	snap, meta, err := s.Read(ctx, o.Consistency)
+	if err == nil && o.Consistency == Stale && o.MaxStale > 0 && meta.LastContact > o.MaxStale {
+		return s.Read(ctx, Default)
+	}
+	return snap, meta, err
+}
+
+// BlockingOptions are the parameters of a blocking query.
+type BlockingOptions struct {
+	ReadOptions
+	MinIndex uint64        // answer when the result's index is greater; 0 = answer at once
+	Wait     time.Duration // longest wait; a random 0..1/16 is added so that clients do not come back in step
+}
+
+// Result is what one evaluation of a blocking query found.
+type Result struct {
+	Index uint64 // index of the result
+	// Print tells results apart when the index also moves for changes that the query does not show: as long as
+	// it stays what the first evaluation saw, the query keeps waiting. 0 = the index alone decides.
+	Print uint64
+}
+
+// NotFound is the Print of a result that is not there, so that a query for something missing waits until it
+// appears, whatever happens around it.
+const NotFound uint64 = 1
+
+// Blocking is the one blocking query of the product. It evaluates query on a root of the wanted consistency, and
+// again after each change at path, until the index of the result is greater than o.MinIndex, the time is over,
+// or the server stops; then it returns the meta of the last read, and the caller answers with what query saw
+// last. Errors are those of Store.Read, or that of ctx when the client went away.
+//
+// Contract: consul-http section 2.
+func Blocking(ctx context.Context, s Store, o BlockingOptions, path string, query func(*kv.Snap) Result) (ReadMeta, error) {
+	snap, meta, err := Read(ctx, s, o.ReadOptions)
+	if err != nil {
+		return meta, err
+	}
+	res := query(snap)
+	if o.MinIndex == 0 || res.Index > o.MinIndex {
+		return meta, nil
+	}
+	timer := time.NewTimer(o.Wait + jitter(o.Wait))
+	defer timer.Stop()
+	min, first, seen := o.MinIndex, res.Print, snap.Index()
+	for {
+		woken, err := await(ctx, snap, path, timer.C)
+		if err != nil || !woken {
+			return meta, err
+		}
+		if snap, meta, err = Read(ctx, s, o.ReadOptions); err != nil {
+			return meta, err
+		}
+		if res = query(snap); snap.Index() < seen { // the tree was replaced by an older one: let the client start again
+			return meta, nil
+		}
+		seen = snap.Index()
+		if first != 0 && res.Print == first {
+			min = max(min, res.Index)
+			continue
+		}
+		if res.Index > min || first != 0 {
+			return meta, nil
+		}
+	}
+}
+
+// await waits for a change at path; false means that the answer must be given now.
+func await(ctx context.Context, snap *kv.Snap, path string, deadline <-chan time.Time) (bool, error) {
+	w := snap.Wait(path)
+	defer w.Stop()
+	select {
+	case <-w.C:
+		return true, nil
+	case <-deadline:
+		return false, nil
+	case <-ctx.Done():
+		if errors.Is(context.Cause(ctx), ErrShutdown) {
+			return false, nil
+		}
+		return false, ctx.Err()
+	}
+}
+
+func jitter(wait time.Duration) time.Duration {
+	if wait < 16 {
+		return 0
+	}
+	return rand.N(wait / 16)
+}

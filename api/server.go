@@ -1,0 +1,143 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// Defaults of a Server.
+const (
+	DefaultReadHeaderTimeout = 10 * time.Second
+	DefaultIdleTimeout       = 5 * time.Minute // longer than what usual clients keep an idle connection
+	DefaultMaxHeaderBytes    = 64 << 10
+)
+
+// ServerConfig configures a Server. Addr and Handler are required.
+type ServerConfig struct {
+	Addr              string // "host:port", or "unix:///path/of/socket"
+	Handler           http.Handler
+	TLS               *tls.Config   // nil = plain
+	ReadHeaderTimeout time.Duration // 0 = DefaultReadHeaderTimeout
+	IdleTimeout       time.Duration // 0 = DefaultIdleTimeout
+	MaxHeaderBytes    int           // 0 = DefaultMaxHeaderBytes
+	MaxConnsPerClient int           // connections from one address (http_max_conns_per_client), 0 = no limit
+	Logger            hclog.Logger
+}
+
+// Server is one client listener. It has no write timeout, because a blocking query may be silent for ten minutes.
+//
+//	s := api.NewServer(api.ServerConfig{Addr: "127.0.0.1:8500", Handler: router})
+//	addr, err := s.Listen()
+//	go func() { errc <- s.Serve() }()
+//	...
+//	s.Close(ctx)
+type Server struct {
+	cfg    ServerConfig
+	http   http.Server
+	ln     net.Listener
+	limit  *ConnLimit
+	cancel context.CancelCauseFunc
+}
+
+// NewServer makes a Server that does not listen yet.
+func NewServer(c ServerConfig) *Server {
+	if c.Logger == nil {
+		c.Logger = hclog.NewNullLogger()
+	}
+	if c.ReadHeaderTimeout == 0 {
+		c.ReadHeaderTimeout = DefaultReadHeaderTimeout
+	}
+	if c.IdleTimeout == 0 {
+		c.IdleTimeout = DefaultIdleTimeout
+	}
+	if c.MaxHeaderBytes == 0 {
+		c.MaxHeaderBytes = DefaultMaxHeaderBytes
+	}
+	base, cancel := context.WithCancelCause(context.Background())
+	s := &Server{cfg: c, cancel: cancel, limit: &ConnLimit{Max: c.MaxConnsPerClient}}
+	s.http = http.Server{
+		Handler:           c.Handler,
+		TLSConfig:         c.TLS,
+		ReadHeaderTimeout: c.ReadHeaderTimeout,
+		IdleTimeout:       c.IdleTimeout,
+		MaxHeaderBytes:    c.MaxHeaderBytes,
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ErrorLog:          c.Logger.StandardLogger(&hclog.StandardLoggerOptions{InferLevels: false, ForceLevel: hclog.Debug}),
+	}
+	if s.http.ErrorLog == nil {
+		s.http.ErrorLog = log.Default()
+	}
+	return s
+}
+
+// Listen binds the address and returns the one bound (useful with port 0). A stale unix socket is replaced.
+func (s *Server) Listen() (net.Addr, error) {
+	network, addr := "tcp", s.cfg.Addr
+	if path, ok := strings.CutPrefix(addr, "unix://"); ok {
+		network, addr = "unix", path
+		if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeSocket != 0 {
+			if c, err := net.Dial("unix", path); err == nil {
+				_ = c.Close()
+				return nil, fmt.Errorf("listen on %s: another process is listening there", s.cfg.Addr)
+			}
+			_ = os.Remove(path)
+		}
+	}
+	ln, err := net.Listen(network, addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", s.cfg.Addr, err)
+	}
+	s.ln = ln
+	return ln.Addr(), nil
+}
+
+// Serve answers requests until Close; it listens first if Listen was not called. It returns nil after Close.
+func (s *Server) Serve() error {
+	if s.ln == nil {
+		if _, err := s.Listen(); err != nil {
+			return err
+		}
+	}
+	ln := s.ln
+	if s.cfg.MaxConnsPerClient > 0 {
+		ln = s.limit.Listener(ln)
+	}
+	var err error
+	if s.cfg.TLS != nil {
+		err = s.http.ServeTLS(ln, "", "")
+	} else {
+		err = s.http.Serve(ln)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve on %s: %w", s.cfg.Addr, err)
+}
+
+// Close stops listening, ends blocking queries with what they have, and waits for running requests until ctx is
+// done; then it cuts what is left.
+func (s *Server) Close(ctx context.Context) error {
+	s.cancel(ErrShutdown)
+	err := s.http.Shutdown(ctx)
+	if s.ln != nil {
+		_ = s.ln.Close() // when Serve was never called
+	}
+	if err != nil {
+		_ = s.http.Close()
+		return fmt.Errorf("stop serving on %s: %w", s.cfg.Addr, err)
+	}
+	return nil
+}
+
+// RefusedConns counts the connections refused by MaxConnsPerClient.
+func (s *Server) RefusedConns() uint64 { return s.limit.Refused() }
