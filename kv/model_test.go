@@ -30,6 +30,8 @@ type mevent struct {
 	silent bool
 	tree   map[string]bool // paths that went with a removed directory
 	gone   bool
+	prev   dump // the old state with its subtree, nil if there was none
+	dir    bool // IsDir of the removed
 }
 
 type model struct {
@@ -135,6 +137,7 @@ func (m *model) add(p string, n mnode, hier bool, e mevent) {
 		m.nodes[a] = d
 	}
 	old, existed := m.nodes[p]
+	e.prev = m.dumpAt(p)
 	n.below = idx
 	m.nodes[p] = n
 	m.index = idx
@@ -149,7 +152,7 @@ func (m *model) add(p string, n mnode, hier bool, e mevent) {
 func (m *model) remove(p string, action kv.Action, tree bool) {
 	idx := m.index + 1
 	m.index = idx
-	e := mevent{index: idx, action: action, path: p, gone: true}
+	e := mevent{index: idx, action: action, path: p, gone: true, prev: m.dumpAt(p), dir: m.isDir(p)}
 	n := m.nodes[p]
 	lost := map[string]mnode{p: n}
 	switch {

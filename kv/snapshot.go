@@ -206,7 +206,7 @@ func (w *snapWriter) ref(s *Snap, ev *Event, e *Entry, before []*Event, deep boo
 	i, ok := slices.BinarySearchFunc(before, e.modified, func(b *Event, index uint64) int {
 		return int(int64(b.Index - index))
 	})
-	if ok && before[i].Entry == e {
+	if ok && before[i].Entry == e && (!deep || e.kids == nil) { // an Entry is written without its children
 		w.uint(refEvent)
 		w.uint(uint64(i))
 		return

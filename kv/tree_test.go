@@ -126,10 +126,12 @@ func (services) Derive(tx kv.ViewTx, changed []string) {
 type dump map[string]string
 
 func dumpTree(s *kv.Snap, root string, d dump) {
-	e, ok := s.Get(root)
-	if !ok {
-		return
+	if e, ok := s.Get(root); ok {
+		dumpEntry(e, root, d)
 	}
+}
+
+func dumpEntry(e *kv.Entry, root string, d dump) {
 	var rec func(p string, e *kv.Entry)
 	rec = func(p string, e *kv.Entry) {
 		kind := ""
@@ -157,10 +159,20 @@ func dumpTree(s *kv.Snap, root string, d dump) {
 	rec(root, e)
 }
 
-func (m *model) dump() dump {
+func (m *model) dump() dump { return m.dumpBelow("") }
+
+// dumpAt is the state of what is at path and below, nil if nothing is.
+func (m *model) dumpAt(path string) dump {
+	if _, ok := m.nodes[path]; !ok {
+		return nil
+	}
+	return m.dumpBelow(path)
+}
+
+func (m *model) dumpBelow(path string) dump {
 	d := dump{}
 	for p, n := range m.nodes {
-		if p == "" {
+		if p == "" || path != "" && p != path && !strings.HasPrefix(p, path+"/") {
 			continue
 		}
 		kind := ""
@@ -254,6 +266,7 @@ type watch struct {
 	path      string
 	after     uint64
 	recursive bool
+	restored  bool // Prev may lack its children
 }
 
 // drain reads all Events a watcher has now and holds them against the model.
@@ -267,6 +280,16 @@ func (w *watch) drain(t *testing.T, m *model) {
 			t.Fatalf("watch %q (recursive %v) after %d: got %+v, %v; want %+v", w.path, w.recursive, w.after, ev, err, want)
 		}
 		w.after = want.index
+		prev := dump{}
+		if ev.Prev != nil {
+			dumpEntry(ev.Prev, ev.Path, prev)
+		}
+		if x := diff(prev, want.prev); x != "" && !w.restored {
+			t.Fatalf("Prev of %d differs:\n%s", ev.Index, x)
+		}
+		if want.gone && (ev.Entry.IsDir() != want.dir || ev.Entry.HasValue()) {
+			t.Fatalf("removal %d: %+v", ev.Index, ev.Entry)
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -295,7 +318,7 @@ func viewIndexes(s *kv.Snap) dump {
 // TestModel runs random programs on two replicas, one of which is fed in other batches, through the codec, and
 // replaced by its own snapshot now and then, and compares both with the model after every batch.
 func TestModel(t *testing.T) {
-	seeds, steps := 150, 60
+	seeds, steps := 120, 50
 	if testing.Short() {
 		seeds = 20
 	}
@@ -324,7 +347,7 @@ func runModel(t *testing.T, seed uint64, steps int) {
 		old := m.clone()
 		var codes []kv.Code
 		var paths []string
-		for range 1 + r.IntN(4) {
+		for range 1 + r.IntN(10) {
 			x := randomTxn(r, m.index)
 			if err := x.Check(); err != nil {
 				t.Fatal(err)
@@ -363,12 +386,22 @@ func runModel(t *testing.T, seed uint64, steps int) {
 			}
 			w.w.Stop()
 		}
+		beforeB := b.Snap()
+		oldDump = dump{}
+		dumpTree(beforeB, "k", oldDump)
+		dumpTree(beforeB, "v", oldDump)
 		for _, x := range batch {
 			y, err := kv.UnmarshalTxn(x.Marshal())
 			if err != nil {
 				t.Fatal(err)
 			}
 			b.Apply(y)
+		}
+		nowDump = dump{}
+		dumpTree(beforeB, "k", nowDump)
+		dumpTree(beforeB, "v", nowDump)
+		if x := diff(nowDump, oldDump); x != "" {
+			t.Fatalf("a published state of the second replica has changed:\n%s", x)
 		}
 		if a.Snap().Hash() != b.Snap().Hash() {
 			t.Fatal("replicas differ")
@@ -384,6 +417,7 @@ func runModel(t *testing.T, seed uint64, steps int) {
 			tr := a
 			if r.IntN(2) == 0 {
 				tr = b
+				w.restored = true
 			}
 			if w.after = uint64(r.IntN(int(m.index) + 1)); w.after == 0 {
 				w.after = m.index
