@@ -58,7 +58,7 @@ func normaliseService(def consul.ServiceDefinition, scripts bool) (consul.Servic
 	if err := checkMeta(def.Meta); err != nil {
 		return def, badRequest("Invalid Service Meta: %v", err)
 	}
-	def.TaggedAddresses = taggedAddresses(def)
+	def.TaggedAddresses = serviceAddresses(def)
 	checks, err := serviceChecks(def, scripts)
 	def.Check, def.Checks = nil, checks
 	return def, err
@@ -111,8 +111,8 @@ func isMetaRune(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_'
 }
 
-// taggedAddresses adds the variants by family, made from Address and Port when Address is an IP.
-func taggedAddresses(def consul.ServiceDefinition) map[string]catalog.Address {
+// serviceAddresses adds the variants by family, made from Address and Port when Address is an IP.
+func serviceAddresses(def consul.ServiceDefinition) map[string]catalog.Address {
 	ip, err := netip.ParseAddr(strings.Trim(def.Address, "[]"))
 	if err != nil {
 		return def.TaggedAddresses

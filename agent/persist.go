@@ -1,0 +1,328 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/musterhq/muster/api/consul"
+)
+
+// RegistryFile is the name, in the data directory, of the file that keeps the registry.
+const RegistryFile = "registry.db"
+
+// registryFormat is the version of what is in RegistryFile; a newer one is refused.
+const registryFormat = "1"
+
+// Buckets of RegistryFile; keys are ids, values JSON.
+var (
+	bucketMeta     = "meta"     // "format" -> registryFormat
+	bucketServices = "services" // savedService
+	bucketChecks   = "checks"   // savedCheck
+	bucketStates   = "states"   // savedState
+)
+
+// Delays of changes that nobody waits for.
+const (
+	statusDelay = 200 * time.Millisecond
+	outputDelay = 30 * time.Second
+)
+
+type savedService struct{ Def consul.ServiceDefinition }
+
+type savedCheck struct {
+	Def         consul.CheckDefinition
+	Alone       bool `json:",omitempty"` // registered by itself
+	Maintenance bool `json:",omitempty"`
+}
+
+type savedState struct {
+	Status  string
+	Output  string
+	Expired bool `json:",omitempty"` // a TTL that had run out
+}
+
+// savedRegistry is what a file held when it was opened.
+type savedRegistry struct {
+	services []consul.ServiceDefinition
+	checks   []savedCheck
+	states   map[string]savedState
+}
+
+// op is one write; a nil value deletes.
+type op struct {
+	bucket, key string
+	value       []byte
+}
+
+func serviceOp(s *localService) op {
+	o := op{bucket: bucketServices, key: s.def.ID}
+	if s.source == fromAPI {
+		o.value = encodeSaved(savedService{s.def})
+	}
+	return o
+}
+
+func checkOp(c *localCheck) op {
+	o := op{bucket: bucketChecks, key: c.def.ID}
+	if c.source == fromAPI {
+		o.value = encodeSaved(savedCheck{Def: c.def, Alone: c.alone, Maintenance: c.kind == kindMaintenance})
+	}
+	return o
+}
+
+func encodeSaved(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil { // plain structs of strings and numbers always encode
+		panic(fmt.Sprintf("encode a registration: %v", err))
+	}
+	return b
+}
+
+// registryStore writes changes in batches: whoever writes while a commit is under way shares the next one, so the
+// cost of a synced commit is divided among all who wait. Without a database everything succeeds at once.
+type registryStore struct {
+	db  *bolt.DB
+	log hclog.Logger
+
+	mu      sync.Mutex
+	pending map[opKey][]byte
+	states  map[string]savedState // waiting, not encoded yet
+	waiting []chan error
+	due     time.Time // when states have to be written; zero: no hurry at all
+	closed  bool
+	wake    chan struct{}
+	done    chan struct{}
+	err     error // of the last commit at close
+}
+
+type opKey struct{ bucket, key string }
+
+var errRegistryClosed = errors.New("the registry is closed")
+
+// saved is the answer when there is nothing to wait for.
+var savedAlready = func() chan error { c := make(chan error); close(c); return c }()
+
+// openRegistryStore opens or makes the file in dir; dir "" keeps nothing.
+func openRegistryStore(dir string, log hclog.Logger) (*registryStore, *savedRegistry, error) {
+	s := &registryStore{log: log, pending: map[opKey][]byte{}, states: map[string]savedState{},
+		wake: make(chan struct{}, 1), done: make(chan struct{})}
+	saved := &savedRegistry{states: map[string]savedState{}}
+	if dir == "" {
+		close(s.done)
+		return s, saved, nil
+	}
+	path := filepath.Join(dir, RegistryFile)
+	// The freelist is rebuilt at open, so a commit writes only the pages it changed.
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: 2 * time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, nil, fmt.Errorf("%s is in use by another process", path)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	s.db = db
+	if err := s.load(saved); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("read %s: %w", path, err), db.Close())
+	}
+	go s.run()
+	return s, saved, nil
+}
+
+func (s *registryStore) load(into *savedRegistry) error {
+	return s.db.Update(func(tx *bolt.Tx) error {
+		for _, name := range []string{bucketMeta, bucketServices, bucketChecks, bucketStates} {
+			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+				return err
+			}
+		}
+		meta := tx.Bucket([]byte(bucketMeta))
+		if f := meta.Get([]byte("format")); f != nil && string(f) != registryFormat {
+			return fmt.Errorf("its format is %q, this version reads %q", f, registryFormat)
+		}
+		if meta.Get([]byte("format")) == nil {
+			if err := meta.Put([]byte("format"), []byte(registryFormat)); err != nil {
+				return err
+			}
+		}
+		s.each(tx, bucketServices, func(key string, value []byte) error {
+			var v savedService
+			err := json.Unmarshal(value, &v)
+			if err == nil {
+				into.services = append(into.services, v.Def)
+			}
+			return err
+		})
+		s.each(tx, bucketChecks, func(key string, value []byte) error {
+			var v savedCheck
+			err := json.Unmarshal(value, &v)
+			if err == nil {
+				into.checks = append(into.checks, v)
+			}
+			return err
+		})
+		s.each(tx, bucketStates, func(key string, value []byte) error {
+			var v savedState
+			err := json.Unmarshal(value, &v)
+			if err == nil {
+				into.states[key] = v
+			}
+			return err
+		})
+		return nil
+	})
+}
+
+// each reads a bucket; a record that cannot be read is left alone and told, it does not keep the agent from starting.
+func (s *registryStore) each(tx *bolt.Tx, bucket string, f func(key string, value []byte) error) {
+	_ = tx.Bucket([]byte(bucket)).ForEach(func(k, v []byte) error {
+		if err := f(string(k), v); err != nil {
+			s.log.Error("saved record cannot be read", "bucket", bucket, "key", string(k), "error", err)
+		}
+		return nil
+	})
+}
+
+// put queues writes in their order; the channel gives the outcome of the commit that holds them.
+func (s *registryStore) put(ops []op) <-chan error {
+	if s.db == nil || len(ops) == 0 {
+		return savedAlready
+	}
+	c := make(chan error, 1)
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		c <- errRegistryClosed
+		return c
+	}
+	for _, o := range ops {
+		s.pending[opKey{o.bucket, o.key}] = o.value
+		if o.bucket == bucketStates {
+			delete(s.states, o.key)
+		}
+	}
+	s.waiting = append(s.waiting, c)
+	s.mu.Unlock()
+	s.kick()
+	return c
+}
+
+// state notes the state of a check, to be written soon if its status changed and some time otherwise.
+func (s *registryStore) state(id string, v savedState, statusChanged bool) {
+	if s.db == nil {
+		return
+	}
+	delay := outputDelay
+	if statusChanged {
+		delay = statusDelay
+	}
+	due := time.Now().Add(delay)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.states[id] = v
+	if s.due.IsZero() || due.Before(s.due) {
+		s.due = due
+		s.kick()
+	}
+}
+
+func (s *registryStore) kick() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run commits until close.
+func (s *registryStore) run() {
+	defer close(s.done)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		s.mu.Lock()
+		closed := s.closed
+		wait := time.Hour
+		if !s.due.IsZero() {
+			wait = time.Until(s.due)
+		}
+		ready := len(s.waiting) > 0 || wait <= 0 || closed
+		var batch map[opKey][]byte
+		var states map[string]savedState
+		var waiting []chan error
+		if ready {
+			batch, states, waiting = s.pending, s.states, s.waiting
+			s.pending, s.states, s.waiting, s.due = map[opKey][]byte{}, map[string]savedState{}, nil, time.Time{}
+		}
+		s.mu.Unlock()
+		if ready {
+			err := s.commit(batch, states)
+			for _, c := range waiting {
+				c <- err
+			}
+			if err != nil && len(waiting) == 0 {
+				s.log.Error("states of checks could not be saved", "error", err)
+			}
+			if closed {
+				s.err = err
+				return
+			}
+			continue
+		}
+		timer.Reset(wait)
+		select {
+		case <-s.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+func (s *registryStore) commit(batch map[opKey][]byte, states map[string]savedState) error {
+	if len(batch) == 0 && len(states) == 0 {
+		return nil
+	}
+	return s.db.Update(func(tx *bolt.Tx) error {
+		for k, v := range batch {
+			b := tx.Bucket([]byte(k.bucket))
+			var err error
+			if v == nil {
+				err = b.Delete([]byte(k.key))
+			} else {
+				err = b.Put([]byte(k.key), v)
+			}
+			if err != nil {
+				return fmt.Errorf("%s %q: %w", k.bucket, k.key, err)
+			}
+		}
+		b := tx.Bucket([]byte(bucketStates))
+		for id, v := range states {
+			if err := b.Put([]byte(id), encodeSaved(v)); err != nil {
+				return fmt.Errorf("states %q: %w", id, err)
+			}
+		}
+		return nil
+	})
+}
+
+// close writes what is waiting and closes the file.
+func (s *registryStore) close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	s.mu.Unlock()
+	if s.db == nil {
+		return nil
+	}
+	s.kick()
+	<-s.done
+	return errors.Join(s.err, s.db.Close())
+}
