@@ -14,7 +14,7 @@ import (
 
 // appendString appends s as a JSON string, escaped the way encoding/json escapes by default: <, >, & and the
 // separators U+2028 and U+2029 too, and bytes that are no UTF-8 replaced. A fuzz test compares the two.
-func appendString(b []byte, s string) []byte {
+func appendString[S string | []byte](b []byte, s S) []byte {
 	b = append(b, '"')
 	start := 0
 	for i := 0; i < len(s); {
@@ -30,7 +30,7 @@ func appendString(b []byte, s string) []byte {
 			start = i
 			continue
 		}
-		r, n := utf8.DecodeRuneInString(s[i:])
+		r, n := utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))]))
 		switch {
 		case r == utf8.RuneError && n == 1:
 			b = append(b, s[start:i]...)
@@ -71,8 +71,8 @@ func appendEscape(b []byte, c byte) []byte {
 }
 
 // appendKey appends the key member of a node; the root has none.
-func appendKey(b []byte, key string) []byte {
-	if key == "/" {
+func appendKey[S string | []byte](b []byte, key S) []byte {
+	if len(key) == 1 {
 		return b
 	}
 	b = append(b, `"key":`...)
@@ -126,7 +126,7 @@ func closeObject(b []byte) []byte {
 
 // appendNode appends a node without children, as events show it. modified is given because an update of a
 // directory shows an index that is not the stored one.
-func appendNode(b []byte, key string, e *kv.Entry, modified uint64, now int64) []byte {
+func appendNode[S string | []byte](b []byte, key S, e *kv.Entry, modified uint64, now int64) []byte {
 	b = append(b, '{')
 	b = appendKey(b, key)
 	if e.IsDir() {
@@ -237,11 +237,11 @@ func (l *lister) root(e *kv.Entry) {
 // which is the order of the full keys too, so every answer is sorted.
 func (l *lister) node(e *kv.Entry, list bool) {
 	if !e.IsDir() {
-		l.b = appendNode(l.b, string(l.key), e, e.Modified(), l.now)
+		l.b = appendNode(l.b, l.key, e, e.Modified(), l.now)
 		return
 	}
 	l.b = append(l.b, '{')
-	l.b = appendKey(l.b, string(l.key))
+	l.b = appendKey(l.b, l.key)
 	l.b = append(l.b, `"dir":true,`...)
 	l.b = appendLife(l.b, e.Expires(), l.now)
 	if list {

@@ -85,8 +85,8 @@ type Dialect struct {
 	store   api.Store
 	log     hclog.Logger
 	started time.Time
-	cors    bool // any origin at all is allowed
-	corsAll bool
+	cors    bool // some origin is allowed
+	corsAll bool // every origin is
 	count   counters
 	buffers sync.Pool
 	cluster atomic.Pointer[clusterHeader]

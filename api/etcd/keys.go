@@ -63,7 +63,7 @@ func (d *Dialect) serveKeys(w http.ResponseWriter, r *http.Request) {
 	}
 	var p params
 	if r.URL.RawQuery != "" || r.Method == http.MethodPut || r.Method == http.MethodPost {
-		if f, ok := d.parse(r, &p); !ok {
+		if f, ok := d.parse(w, r, &p); !ok {
 			d.fail(w, f)
 			return
 		}

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // tri is a boolean that may be missing.
@@ -134,10 +135,10 @@ func unescape(s string) (string, error) {
 }
 
 // readForm collects the parameters of a request: the body of a PUT or POST when it is a form, then the query.
-func (d *Dialect) readForm(r *http.Request, f *form) error {
+func (d *Dialect) readForm(w http.ResponseWriter, r *http.Request, f *form) error {
 	var err error
 	if (r.Method == http.MethodPut || r.Method == http.MethodPost) && r.Body != nil && r.Body != http.NoBody {
-		err = d.readBody(r, f)
+		err = d.readBody(w, r, f)
 	}
 	if e := f.parse(r.URL.RawQuery); err == nil {
 		err = e
@@ -147,7 +148,10 @@ func (d *Dialect) readForm(r *http.Request, f *form) error {
 
 const formType = "application/x-www-form-urlencoded"
 
-func (d *Dialect) readBody(r *http.Request, f *form) error {
+// bodyTime is how long a body may take to arrive, plus a second for each 64 KiB announced.
+const bodyTime = 30 * time.Second
+
+func (d *Dialect) readBody(w http.ResponseWriter, r *http.Request, f *form) error {
 	var ct string
 	if v := r.Header["Content-Type"]; len(v) > 0 {
 		ct = v[0]
@@ -164,6 +168,8 @@ func (d *Dialect) readBody(r *http.Request, f *form) error {
 	if r.ContentLength > d.cfg.MaxBody {
 		return errTooLarge
 	}
+	// The server sets a new deadline before it reads the next request; a writer without one has no connection.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime + time.Duration(max(0, r.ContentLength)>>16)*time.Second))
 	var b strings.Builder
 	if r.ContentLength > 0 {
 		b.Grow(int(min(r.ContentLength, 64<<10))) // a promise alone must not cost memory
@@ -182,9 +188,9 @@ func (d *Dialect) readBody(r *http.Request, f *form) error {
 }
 
 // parse checks a request in the order of the contract; the first bad parameter decides.
-func (d *Dialect) parse(r *http.Request, p *params) (failure, bool) {
+func (d *Dialect) parse(w http.ResponseWriter, r *http.Request, p *params) (failure, bool) {
 	var f form
-	if err := d.readForm(r, &f); err != nil {
+	if err := d.readForm(w, r, &f); err != nil {
 		return failure{code: codeForm, cause: err.Error()}, false
 	}
 	return f.check(r.Method, p)

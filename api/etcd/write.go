@@ -15,7 +15,6 @@ import (
 type operation struct {
 	action string
 	count  counter
-	silent bool
 	nconds int
 	conds  [4]kv.Cond
 	ops    [1]kv.Op
