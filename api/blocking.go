@@ -64,7 +64,7 @@ func Blocking(ctx context.Context, s Store, o BlockingOptions, path string, quer
 	}
 	timer := time.NewTimer(o.Wait + jitter(o.Wait))
 	defer timer.Stop()
-	min, first, seen := o.MinIndex, res.Print, snap.Index()
+	first, seen := res.Print, snap.Index()
 	for {
 		woken, err := await(ctx, snap, path, timer.C)
 		if err != nil || !woken {
@@ -77,11 +77,7 @@ func Blocking(ctx context.Context, s Store, o BlockingOptions, path string, quer
 			return meta, nil
 		}
 		seen = snap.Index()
-		if first != 0 && res.Print == first {
-			min = max(min, res.Index)
-			continue
-		}
-		if res.Index > min || first != 0 {
+		if res.Index > o.MinIndex && (first == 0 || res.Print != first) {
 			return meta, nil
 		}
 	}

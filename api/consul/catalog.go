@@ -523,4 +523,3 @@ func (q *read) shaping() string {
 	}
 	return out
 }
-

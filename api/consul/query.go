@@ -148,7 +148,7 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request, q *read, path strin
 	}
 	h := w.Header()
 	if failed != nil {
-		writeMeta(h, indexHeader(res.index), meta)
+		writeMeta(h, indexHeader(res.index), api.ReadMeta{}) // an error says nothing about the leader
 		return failed
 	}
 	h["X-Consul-Effective-Consistency"] = q.effective
