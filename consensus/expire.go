@@ -1,0 +1,122 @@
+package consensus
+
+import (
+	"context"
+	"time"
+
+	"github.com/musterhq/muster/kv"
+)
+
+const (
+	// expireSpacing is the least time between two expiries, so that a stream of deadlines becomes batches.
+	expireSpacing = 25 * time.Millisecond
+	// clockStep is how far the wall clock may move against the monotonic one before it counts as set.
+	clockStep = time.Second
+	stampEach = time.Second
+)
+
+// expire removes what is due, as long as this server leads. It first makes good the time in which nobody could
+// have refreshed or expired anything.
+func (n *Node) expire(ctx context.Context) {
+	if !n.extend(ctx, n.outage) {
+		return
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	start := time.Now()
+	for {
+		// Deadlines are points on the wall clock. If somebody sets it forward, they move along: a key shall live
+		// as long as its writer asked for, measured in seconds that passed.
+		step := time.Now().Round(0).Sub(start.Round(0)) - time.Since(start)
+		if step > clockStep || step < -clockStep {
+			n.log.Warn("wall clock was set", "by", step)
+			start = time.Now()
+			if step > 0 && !n.extend(ctx, func() time.Duration { return step }) {
+				return
+			}
+		}
+		now := time.Now().UnixNano()
+		next := n.tree.NextExpiry()
+		wait := stampEach // to notice a clock that was set
+		switch {
+		case next != 0 && next <= now:
+			if _, err := n.Propose(ctx, kv.Txn{Ops: []kv.Op{{Kind: kv.OpExpire, Action: kv.ActExpire, Cutoff: now}}}); err != nil && ctx.Err() == nil {
+				n.log.Warn("expiry was not accepted, trying again", "error", err)
+			}
+			wait = expireSpacing
+		case next != 0:
+			wait = min(wait, max(time.Duration(next-now), expireSpacing/25))
+		}
+		timer.Reset(wait)
+		if wait == expireSpacing {
+			select {
+			case <-ctx.Done():
+				return
+			case <-timer.C:
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-n.deadline:
+		}
+	}
+}
+
+// outage is how long deadlines stood still, by the clock of this server, since the cluster was last alive.
+func (n *Node) outage() time.Duration {
+	alive := n.clock.lastAlive()
+	if alive == 0 {
+		return 0
+	}
+	return time.Duration(time.Now().UnixNano() - alive)
+}
+
+// extend moves all deadlines by what by returns, if there are any; false when leadership ended before it was done.
+func (n *Node) extend(ctx context.Context, by func() time.Duration) bool {
+	for n.tree.NextExpiry() != 0 {
+		d := by()
+		if d <= 0 {
+			break
+		}
+		_, err := n.Propose(ctx, kv.Txn{Ops: []kv.Op{{Kind: kv.OpExtendExpiry, Extend: int64(d)}}})
+		if err == nil {
+			n.log.Debug("deadlines extended", "by", d)
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(expireSpacing):
+		}
+	}
+	return ctx.Err() == nil
+}
+
+// keepAlive writes the alive stamp once a second while there is a leader.
+func (n *Node) keepAlive() {
+	tick := time.NewTicker(stampEach)
+	defer tick.Stop()
+	for {
+		select {
+		case <-n.closed:
+			return
+		case <-tick.C:
+		}
+		if l := n.lead.Load(); l != nil && l.isReady() {
+			n.clock.keep(time.Now().UnixNano())
+		} else if id, _ := n.Leader(); id == "" {
+			continue
+		}
+		if id := n.ClusterID(); id != "" {
+			if err := n.dir.setCluster(id); err != nil {
+				n.log.Error("cluster id", "error", err)
+			}
+		}
+		if err := n.dir.stamp(n.clock.lastAlive()); err != nil {
+			n.log.Warn("cannot write the alive stamp", "error", err)
+		}
+	}
+}
