@@ -126,16 +126,7 @@ func Services(s *kv.Snap) map[string][]string {
 
 // Instances lists the instances of a service. InstancesPath covers it.
 func Instances(s *kv.Snap, service string) []*Instance {
-	dir, ok := s.Get(InstancesPath(service))
-	if !ok {
-		return nil
-	}
-	list := make([]*Instance, 0, dir.Len())
-	eachInstance(dir, func(i *Instance) bool {
-		list = append(list, i)
-		return true
-	})
-	return list
+	return records[*Instance](s, InstancesPath(service))
 }
 
 // ServiceChecks lists the own checks of a service's instances. InstancesPath covers it.

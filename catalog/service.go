@@ -90,7 +90,7 @@ func Register(s *kv.Snap, r Registration) (kv.Txn, error) {
 		return kv.Txn{}, err
 	}
 	b.dropSessions()
-	return b.txn, nil
+	return b.accepted()
 }
 
 // complete validates a service and fills in its defaults.

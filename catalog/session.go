@@ -15,9 +15,6 @@ const (
 	BehaviorDelete  = "delete"  // its keys go
 )
 
-// deleteKeys is the user flag of a session entry by which kv deletes the keys it holds instead of releasing them.
-const deleteKeys = 1
-
 func sessionPath(nodePath, id string) string { return nodePath + "/l/" + kv.Escape(id) }
 
 // CreateSession builds the Txn that creates x, whose ID the caller has set to a new UUID. The node and all checks
@@ -59,9 +56,9 @@ func CreateSession(s *kv.Snap, x Session) (kv.Txn, error) {
 	b.cond(kv.Cond{Kind: kv.CondAbsent, Path: path, Flat: true})
 	b.set(path, string(value))
 	if x.Behavior == BehaviorDelete {
-		b.txn.Ops[len(b.txn.Ops)-1].UserFlags = deleteKeys
+		b.txn.Ops[len(b.txn.Ops)-1].UserFlags = kv.SessionDeletes
 	}
-	return b.txn, nil
+	return b.accepted()
 }
 
 func decodeSession(value string) (*Session, error) {

@@ -50,6 +50,14 @@ func (b *builder) removeTree(path string) {
 	b.txn.Ops = append(b.txn.Ops, kv.Op{Kind: kv.OpDeleteTree, Action: kv.ActDelete, Flags: kv.Flat, Path: path})
 }
 
+// accepted is the Txn, unless a name in it makes a path that kv refuses.
+func (b *builder) accepted() (kv.Txn, error) {
+	if err := b.txn.Check(); err != nil {
+		return kv.Txn{}, &InputError{err.Error()}
+	}
+	return b.txn, nil
+}
+
 // unchanged makes the Txn depend on the value at path being the one in e, or on there being none when e is nil.
 func (b *builder) unchanged(path string, e *kv.Entry) {
 	c := kv.Cond{Kind: kv.CondIndex, Path: path}

@@ -95,7 +95,7 @@ type Session struct {
 // ServiceCheckRef names a service check a session depends on.
 type ServiceCheckRef struct{ ID, Namespace string }
 
-// Instance is the view entry v/s/<service>/<node>/<id>: a service instance joined with its node and all checks
+// Instance is an entry of the view v/s/<service>: a service instance joined with its node and all checks
 // that decide about it (the node's and its own), plus their aggregate.
 type Instance struct {
 	Node    *Node

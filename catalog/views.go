@@ -10,14 +10,14 @@ import (
 
 // The views. All of them follow from the records below n/ and are kept by Views.Derive:
 //
-//	v/s/<service>/<node>/<id>  *Instance, for health queries and DNS
+//	v/s/<service>/<node>%,<id> *Instance, for health queries and DNS; "%," is in no escaped name
 //	v/n/<service>              *serviceTags, for the list of services
 //	v/d/<node>                 *Node, for the list of nodes, undisturbed by what happens below a node
 //	v/i/<node id>              *Node, by ID
 //	v/x/<session id>           *Session, by id
 //	v/c/<node>/<check>         string, id of the service that has the check, unless the check's id says so itself
 func instancePath(service, nodeSeg, idSeg string) string {
-	return InstancesPath(service) + "/" + nodeSeg + "/" + idSeg
+	return "v/s/" + fold(service) + "/" + nodeSeg + "%," + idSeg
 }
 func tagsPath(serviceSeg string) string           { return "v/n/" + serviceSeg }
 func nodeViewPath(nodeSeg string) string          { return "v/d/" + nodeSeg }
@@ -237,10 +237,11 @@ func (d *deriver) service(w *nodeWork, id string) {
 	prev, cur := child(w.prev, "s", id), child(w.cur, "s", id)
 	var old, now *Instance
 	var oldPath, newPath string
-	if s := record[*Service](prev); s != nil {
-		oldPath = instancePath(s.Name, w.seg, id)
+	was := record[*Service](prev)
+	if was != nil {
+		oldPath = instancePath(was.Name, w.seg, id)
 		if e, ok := d.tx.Get(oldPath); ok {
-			old, _ = e.Record().(*Instance)
+			old = record[*Instance](e)
 		}
 	}
 	s := fillService(cur)
@@ -248,7 +249,9 @@ func (d *deriver) service(w *nodeWork, id string) {
 	if s != nil && w.record != nil {
 		now = &Instance{Node: w.record, Service: s, Checks: joinChecks(w.nodeChecks, own)}
 		now.Status = worst(now.Checks)
-		newPath = instancePath(s.Name, w.seg, id)
+		if newPath = oldPath; was == nil || was.Name != s.Name {
+			newPath = instancePath(s.Name, w.seg, id)
+		}
 	}
 	if prev != cur {
 		d.checkOwners(w, prev, cur)
@@ -493,16 +496,10 @@ func eachCheck(e *kv.Entry, f func(*kv.Entry, *Check)) {
 	})
 }
 
-// eachInstance visits the instances below the view directory of one service until f returns false.
+// eachInstance visits the instances in the view directory of one service until f returns false.
 func eachInstance(dir *kv.Entry, f func(*Instance) bool) {
-	dir.Each(func(node *kv.Entry) bool {
-		more := true
-		node.Each(func(e *kv.Entry) bool {
-			if i, ok := e.Record().(*Instance); ok {
-				more = f(i)
-			}
-			return more
-		})
-		return more
+	dir.Each(func(e *kv.Entry) bool {
+		i := record[*Instance](e)
+		return i == nil || f(i)
 	})
 }
