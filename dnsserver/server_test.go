@@ -22,11 +22,11 @@ const patience = 5 * time.Second
 
 // world is a tree with a catalog in it.
 type world struct {
-	t    *testing.T
+	t    testing.TB
 	tree *kv.Tree
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	return &world{t, kv.New(kv.Options{Deriver: catalog.Views{}})}
 }
@@ -63,7 +63,7 @@ func (w *world) node(name, addr string, meta map[string]string) {
 }
 
 // contractWorld is the catalog that the examples of the contract were recorded with.
-func contractWorld(t *testing.T) *world {
+func contractWorld(t testing.TB) *world {
 	w := newWorld(t)
 	one := catalog.Weights{Passing: 1, Warning: 1}
 	w.node("n1", "127.0.0.1", map[string]string{"rack": "r=1", "rfc1035-00": "plain value", "consul-version": "1.21.4", "consul-network-segment": ""})

@@ -1,0 +1,208 @@
+package dnsserver
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// sink is a ResponseWriter that keeps the last answer.
+type sink struct{ last []byte }
+
+func (s *sink) LocalAddr() net.Addr         { return &net.UDPAddr{} }
+func (s *sink) RemoteAddr() net.Addr        { return &net.UDPAddr{} }
+func (s *sink) Write(b []byte) (int, error) { s.last = append(s.last[:0], b...); return len(b), nil }
+func (s *sink) WriteMsg(m *dns.Msg) error   { b, err := m.Pack(); s.last = b; return err }
+func (s *sink) Close() error                { return nil }
+func (s *sink) TsigStatus() error           { return nil }
+func (s *sink) TsigTimersOnly(bool)         {}
+func (s *sink) Hijack()                     {}
+
+// FuzzPacket: whatever arrives and can be read as a message is answered with a well-formed answer to it.
+func FuzzPacket(f *testing.F) {
+	for _, tc := range answers {
+		m := new(dns.Msg)
+		m.SetQuestion(tc.name, dns.StringToType[tc.qtype])
+		b, err := m.Pack()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b, false)
+		m.SetEdns0(600, true)
+		if b, err = m.Pack(); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b, true)
+	}
+	s, err := New(contractConfig(), NewTreeSource(contractWorld(f).tree.Snap))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, packet []byte, tcp bool) {
+		req := new(dns.Msg)
+		if req.Unpack(packet) != nil {
+			return
+		}
+		w := &sink{}
+		handler{s, tcp}.ServeDNS(w, req)
+		if w.last == nil {
+			t.Fatalf("no answer to %v", req)
+		}
+		resp := new(dns.Msg)
+		if err := resp.Unpack(w.last); err != nil {
+			t.Fatalf("%v\nanswered by a malformed message: %v", req, err)
+		}
+		if resp.Id != req.Id || !resp.Response {
+			t.Fatalf("%v\nanswered by %v", req, resp)
+		}
+		if s.counters.panics.Load() > 0 {
+			t.Fatal("a panic was caught")
+		}
+	})
+}
+
+func TestInflightQuestionsAreLimited(t *testing.T) {
+	c := contractConfig()
+	c.MaxInflight = 1
+	s, err := New(c, broken{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := new(dns.Msg)
+	m.SetQuestion("web.service.consul.", dns.TypeA)
+	s.inflight.Add(1) // somebody is being served
+	w := &sink{}
+	handler{s, false}.ServeDNS(w, m)
+	if w.last != nil || s.counters.dropped.Load() != 1 {
+		t.Error("a question over the limit was answered")
+	}
+	handler{s, true}.ServeDNS(w, m) // TCP has its own limit
+	if w.last == nil {
+		t.Error("no answer over TCP")
+	}
+	s.inflight.Add(-1)
+	w.last = nil
+	if (handler{s, false}).ServeDNS(w, m); w.last == nil || s.inflight.Load() != 0 {
+		t.Error("no answer below the limit")
+	}
+}
+
+// bare is what a DNS server made of package dns alone does for a fixed answer.
+func bare(rrs []dns.RR) dns.HandlerFunc {
+	return func(w dns.ResponseWriter, req *dns.Msg) {
+		m := new(dns.Msg)
+		m.SetReply(req)
+		m.Authoritative = true
+		m.Compress = true
+		m.Answer = rrs
+		_ = w.WriteMsg(m)
+	}
+}
+
+type writer struct{ sink }
+
+func (w *writer) Write(b []byte) (int, error) { return len(b), nil }
+func (w *writer) WriteMsg(m *dns.Msg) error   { _, err := m.Pack(); return err }
+
+// BenchmarkAnswer is the work of one answer without network: ours from packed sets, and the fixed answer of the same
+// records.
+func BenchmarkAnswer(b *testing.B) {
+	w := newWorld(b)
+	w.bulk("three", 3)
+	w.bulk("fifty", 50)
+	s, err := New(contractConfig(), NewTreeSource(w.tree.Snap))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, svc := range []string{"three", "fifty"} {
+		for _, qtype := range []uint16{dns.TypeA, dns.TypeSRV} {
+			req := new(dns.Msg)
+			req.SetQuestion(svc+".service.consul.", qtype)
+			req.SetEdns0(4096, false)
+			var out writer
+			got := &sink{}
+			handler{s, false}.ServeDNS(got, req)
+			full := new(dns.Msg)
+			if err := full.Unpack(got.last); err != nil {
+				b.Fatal(err)
+			}
+			name := svc + "/" + dns.TypeToString[qtype]
+			b.Run(name+"/muster", func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					handler{s, false}.ServeDNS(&out, req)
+				}
+			})
+			fixed := bare(full.Answer)
+			b.Run(name+"/bare", func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					fixed(&out, req)
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkLive is the same over real sockets, with as many clients as processors.
+func BenchmarkLive(b *testing.B) {
+	w := newWorld(b)
+	w.bulk("three", 3)
+	w.bulk("fifty", 50)
+	c := contractConfig()
+	s, err := New(c, NewTreeSource(w.tree.Snap))
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := s.Start(); err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close(b.Context())
+	for _, svc := range []string{"three", "fifty"} {
+		m := new(dns.Msg)
+		m.SetQuestion(svc+".service.consul.", dns.TypeA)
+		m.SetEdns0(4096, false)
+		q, _ := m.Pack()
+		got := &sink{}
+		handler{s, false}.ServeDNS(got, m)
+		full := new(dns.Msg)
+		if err := full.Unpack(got.last); err != nil {
+			b.Fatal(err)
+		}
+		b.Run(svc+"/muster", func(b *testing.B) { load(b, s.Addrs()[0], q) })
+		pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		d := &dns.Server{PacketConn: pc, Handler: bare(full.Answer)}
+		go d.ActivateAndServe()
+		b.Run(svc+"/bare", func(b *testing.B) { load(b, pc.LocalAddr().String(), q) })
+		_ = d.Shutdown()
+	}
+}
+
+func load(b *testing.B, addr string, q []byte) {
+	b.SetParallelism(8)
+	b.RunParallel(func(pb *testing.PB) {
+		c, err := net.Dial("udp", addr)
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		defer c.Close()
+		buf := make([]byte, 8192)
+		for pb.Next() {
+			_ = c.SetDeadline(time.Now().Add(patience))
+			if _, err := c.Write(q); err != nil {
+				b.Error(err)
+				return
+			}
+			if _, err := c.Read(buf); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+}
