@@ -271,3 +271,30 @@ func (d *dir) join(gen uint64, b *dir, lower string) *dir {
 	d.in.mins[at] = lower
 	return d
 }
+
+// newDir makes a dir of children that are in order already, with every node full.
+func newDir(gen uint64, ents []*Entry) *dir {
+	if len(ents) == 0 {
+		return nil
+	}
+	var level []*dir
+	var mins []string
+	for part := range slices.Chunk(ents, maxSlots) {
+		level = append(level, &dir{gen: gen, n: len(part), ents: slices.Clone(part)})
+		mins = append(mins, part[0].name)
+	}
+	for len(level) > 1 {
+		n := 0
+		for i := 0; i < len(level); i += maxSlots {
+			end := min(i+maxSlots, len(level))
+			d := &dir{gen: gen, in: &inner{kids: slices.Clone(level[i:end]), mins: slices.Clone(mins[i:end])}}
+			for _, k := range d.in.kids {
+				d.n += k.n
+			}
+			level[n], mins[n] = d, mins[i]
+			n++
+		}
+		level, mins = level[:n], mins[:n]
+	}
+	return level[0]
+}

@@ -1,13 +1,13 @@
 package kv
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"math"
+	"strings"
 )
 
 // SnapshotError says why a snapshot cannot be used. Nothing has been changed then.
@@ -44,19 +44,57 @@ func ReadHeader(r io.Reader) (h Header, err error) {
 }
 
 type snapReader struct {
-	r     *bufio.Reader
-	n     int64
-	sum   uint32
+	src   io.Reader
+	buf   []byte
+	pos   int    // of the next byte in buf
+	sumAt int    // up to here buf is in sum
+	sum   uint32 // of all before
+	n     int64  // bytes before buf
 	index uint64
 	count uint64
-	t     *Tree // being built
-	owned []viewed
+	below uint64 // index of the top
+	t     *Tree  // being built
+	owned []ownedEntry
 	path  []byte
+	kids  []*Entry // stack of the children of the directories being read
 }
+
+type ownedEntry struct{ path, owner string }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-func newSnapReader(r io.Reader) *snapReader { return &snapReader{r: bufio.NewReaderSize(r, 64<<10)} }
+func newSnapReader(r io.Reader) *snapReader {
+	return &snapReader{src: r, buf: make([]byte, 0, snapBuffer)}
+}
+
+// need makes at least n bytes, n being at most half the buffer, available from pos.
+func (r *snapReader) need(n int) {
+	if !r.have(n) {
+		r.refuse(io.ErrUnexpectedEOF, "cannot read on")
+	}
+}
+
+func (r *snapReader) have(n int) bool {
+	if len(r.buf)-r.pos >= n {
+		return true
+	}
+	r.addSum()
+	r.n += int64(r.pos)
+	r.buf = r.buf[:copy(r.buf[:cap(r.buf)], r.buf[r.pos:])]
+	r.pos, r.sumAt = 0, 0
+	got, err := io.ReadAtLeast(r.src, r.buf[len(r.buf):cap(r.buf)], n-len(r.buf))
+	r.buf = r.buf[:len(r.buf)+got]
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		r.refuse(err, "cannot read on")
+	}
+	return len(r.buf) >= n
+}
+
+// addSum sums up to pos.
+func (r *snapReader) addSum() {
+	r.sum = crc32.Update(r.sum, castagnoli, r.buf[r.sumAt:r.pos])
+	r.sumAt = r.pos
+}
 
 // run turns the failures raised by refuse into an error.
 func (r *snapReader) run(f func()) (err error) {
@@ -74,7 +112,7 @@ func (r *snapReader) run(f func()) (err error) {
 }
 
 func (r *snapReader) refuse(err error, format string, args ...any) {
-	panic(&SnapshotError{Offset: r.n, Text: fmt.Sprintf(format, args...), Err: err})
+	panic(&SnapshotError{Offset: r.n + int64(r.pos), Text: fmt.Sprintf(format, args...), Err: err})
 }
 
 func (r *snapReader) want(ok bool, format string, args ...any) {
@@ -83,74 +121,56 @@ func (r *snapReader) want(ok bool, format string, args ...any) {
 	}
 }
 
-func (r *snapReader) bytes(b []byte) {
-	n, err := io.ReadFull(r.r, b)
-	r.n += int64(n)
-	if err != nil {
-		r.refuse(cutOff(err), "cannot read on")
-	}
-	r.sum = crc32.Update(r.sum, castagnoli, b)
-}
-
-func cutOff(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}
-
 func (r *snapReader) byte() byte {
-	var b [1]byte
-	c, err := r.r.ReadByte()
-	if err != nil {
-		r.refuse(cutOff(err), "cannot read on")
-	}
-	b[0] = c
-	r.n++
-	r.sum = crc32.Update(r.sum, castagnoli, b[:])
-	return c
+	r.need(1)
+	r.pos++
+	return r.buf[r.pos-1]
 }
 
-func (r *snapReader) uint() (v uint64) {
-	for shift := 0; ; shift += 7 {
-		b := r.byte()
-		r.want(shift < 63 || shift == 63 && b <= 1, "number too large")
-		v |= uint64(b&0x7f) << shift
-		if b < 0x80 {
-			return v
-		}
+func (r *snapReader) uint() uint64 {
+	r.have(binary.MaxVarintLen64)
+	v, n := binary.Uvarint(r.buf[r.pos:])
+	if n == 0 {
+		r.refuse(io.ErrUnexpectedEOF, "cannot read on")
 	}
+	r.want(n > 0, "number too large")
+	r.pos += n
+	return v
 }
 
 // text reads a text of at most limit bytes; a wrong length costs no more memory than the stream has bytes.
 func (r *snapReader) text(limit int) string {
 	n := r.uint()
 	r.want(n <= uint64(limit), "text of %d bytes, at most %d are possible", n, limit)
-	if n <= 64<<10 {
-		b := make([]byte, n)
-		r.bytes(b)
-		return string(b)
+	const piece = snapBuffer / 2
+	if n <= piece {
+		r.need(int(n))
+		r.pos += int(n)
+		return string(r.buf[r.pos-int(n) : r.pos])
 	}
 	var b []byte
 	for left := int(n); left > 0; {
-		part := make([]byte, min(left, 256<<10))
-		r.bytes(part)
-		b = append(b, part...)
-		left -= len(part)
+		part := min(left, piece)
+		r.need(part)
+		r.pos += part
+		b = append(b, r.buf[r.pos-part:r.pos]...)
+		left -= part
 	}
 	return string(b)
 }
 
 func (r *snapReader) indexNumber() uint64 {
 	v := r.uint()
-	r.want(v <= r.index, "index %d is above that of the snapshot, %d", v, r.index)
+	if v > r.index {
+		r.refuse(nil, "index %d is above that of the snapshot, %d", v, r.index)
+	}
 	return v
 }
 
 func (r *snapReader) header() (h Header) {
-	magic := make([]byte, len(snapMagic))
-	r.bytes(magic)
-	r.want(string(magic) == snapMagic, "this is no snapshot: it begins with %q", magic)
+	r.need(len(snapMagic))
+	r.pos += len(snapMagic)
+	r.want(string(r.buf[:r.pos]) == snapMagic, "this is no snapshot: it begins with %q", r.buf[:r.pos])
 	h.Format = r.uint()
 	r.want(h.Format == snapFormat, "format %d is unknown, this program reads format %d", h.Format, snapFormat)
 	h.Cluster = r.text(MaxValue)
@@ -187,20 +207,15 @@ func (r *snapReader) restore() {
 	r.histories()
 	count := r.uint()
 	r.want(count == r.count, "%d entries are announced, %d found", count, r.count)
-	sum := r.sum
-	var b [4]byte
-	r.bytes(b[:])
-	r.want(binary.LittleEndian.Uint32(b[:]) == sum, "checksum mismatch: the snapshot is damaged")
-	if _, err := r.r.ReadByte(); !errors.Is(err, io.EOF) {
-		r.refuse(err, "something follows the checksum")
-	}
+	r.addSum()
+	sum := r.sum // need may sum what follows
+	r.need(4)
+	r.want(binary.LittleEndian.Uint32(r.buf[r.pos:]) == sum, "checksum mismatch: the snapshot is damaged")
+	r.pos += 4
+	r.want(!r.have(1), "something follows the checksum")
 	r.derive()
 	stamp(t.root.kids.get(viewRoot), views)
-	t.root.below = r.topBelow(t.root)
-}
-
-func (r *snapReader) topBelow(top *Entry) uint64 {
-	return max(top.below, top.kids.get(viewRoot).below)
+	t.root.below = max(r.below, t.root.kids.get(viewRoot).below)
 }
 
 func (r *snapReader) tree() {
@@ -218,7 +233,7 @@ func (r *snapReader) tree() {
 		last = e.name
 		top.kids = top.kids.put(r.t.gen, e)
 	}
-	top.below = below
+	r.below = below
 }
 
 // entry reads an entry of the tree with all below it. at is the length of the path of its parent in r.path.
@@ -243,7 +258,7 @@ func (r *snapReader) fill(e *Entry, path string) {
 		r.t.exp.heap = append(r.t.exp.heap, deadline{x.expires, path})
 	}
 	if x.owner != "" {
-		r.owned = append(r.owned, viewed{path: path, removed: e})
+		r.owned = append(r.owned, ownedEntry{path, x.owner})
 	}
 	r.record(e, path)
 }
@@ -268,15 +283,16 @@ func (r *snapReader) children(e *Entry, kids uint64, read func(at int) *Entry) {
 		return
 	}
 	r.path = append(r.path, '/')
-	at := len(r.path)
-	last := ""
+	at, base := len(r.path), len(r.kids)
 	for i := range kids {
 		c := read(at)
-		r.want(i == 0 || c.name > last, "%.80q is out of order", r.path[:min(len(r.path), 80)])
-		r.want(c.below <= e.below, "%.80q has a lower index than an entry below it", r.path[:at-1])
-		last = c.name
-		e.kids = e.kids.put(r.t.gen, c)
+		r.want(i == 0 || c.name > r.kids[len(r.kids)-1].name, "%.80q is out of order", r.path)
+		r.want(c.below <= e.below, "%.80q has a higher index than its directory", r.path)
+		r.kids = append(r.kids, c)
 	}
+	e.kids = newDir(r.t.gen, r.kids[base:])
+	clear(r.kids[base:])
+	r.kids = r.kids[:base]
 	r.path = r.path[:at-1]
 }
 
@@ -286,9 +302,7 @@ func (r *snapReader) single() (e *Entry, kids uint64) {
 	bits := r.byte()
 	e = &Entry{meta: uint64(bits &^ (bitExtra | bitKids))}
 	e.name = r.text(MaxPath)
-	for i := range len(e.name) {
-		r.want(e.name[i] != '/', "name %.80q holds a slash", e.name)
-	}
+	r.want(strings.IndexByte(e.name, '/') < 0, "name %.80q holds a slash", e.name)
 	if e.HasValue() {
 		e.value = r.text(MaxValue)
 	}
@@ -325,7 +339,7 @@ func (r *snapReader) indexes(depth int) *Entry {
 func (r *snapReader) derive() {
 	t := r.t
 	for _, o := range r.owned {
-		t.owned(o.path, "", o.removed.Owner())
+		t.owned(o.path, "", o.owner)
 	}
 	t.before = emptyRoot()
 	for i := range roots {

@@ -1,7 +1,6 @@
 package kv
 
 import (
-	"bufio"
 	"encoding/binary"
 	"hash"
 	"hash/crc32"
@@ -38,33 +37,51 @@ const (
 	refEvent  // it is the Entry of an earlier Event of the same root
 )
 
+// snapWriter gathers output and hands it on, summed, in large pieces.
 type snapWriter struct {
-	w     *bufio.Writer
-	sum   hash.Hash32
+	w     io.Writer
+	sum   hash.Hash
+	buf   []byte
 	n     int64
 	count uint64
-	buf   [binary.MaxVarintLen64]byte
+	err   error // the first of w; nothing more is written after it
 }
 
-// summed adds everything to a checksum on its way out.
-type summed struct {
-	w   io.Writer
-	sum hash.Hash
-	n   *int64
+const snapBuffer = 64 << 10
+
+func newSnapWriter(w io.Writer, sum hash.Hash) *snapWriter {
+	return &snapWriter{w: w, sum: sum, buf: make([]byte, 0, snapBuffer)}
 }
 
-func (s summed) Write(b []byte) (int, error) {
-	n, err := s.w.Write(b)
-	s.sum.Write(b[:n])
-	*s.n += int64(n)
-	return n, err
+func (w *snapWriter) flush() {
+	w.sum.Write(w.buf)
+	w.raw(w.buf)
+	w.buf = w.buf[:0]
+}
+
+func (w *snapWriter) raw(b []byte) {
+	if w.err == nil {
+		var n int
+		n, w.err = w.w.Write(b)
+		w.n += int64(n)
+	}
+}
+
+func (w *snapWriter) uint(v uint64) { w.buf = binary.AppendUvarint(w.buf, v) }
+
+func (w *snapWriter) text(s string) {
+	w.uint(uint64(len(s)))
+	w.buf = append(w.buf, s...)
+	if len(w.buf) > snapBuffer-256 { // every entry has a text
+		w.flush()
+	}
 }
 
 // WriteTo writes a snapshot: header, sorted records, count, checksum. It may run beside Apply; it is as old as s.
 func (s *Snap) WriteTo(w io.Writer) (int64, error) {
-	sw := &snapWriter{sum: crc32.New(castagnoli)}
-	sw.w = bufio.NewWriterSize(summed{w, sw.sum, &sw.n}, 64<<10)
-	sw.w.WriteString(snapMagic)
+	sum := crc32.New(castagnoli)
+	sw := newSnapWriter(w, sum)
+	sw.buf = append(sw.buf, snapMagic...)
 	sw.uint(snapFormat)
 	cluster := ""
 	if e, ok := s.Get(clusterPath); ok {
@@ -79,31 +96,20 @@ func (s *Snap) WriteTo(w io.Writer) (int64, error) {
 	sw.indexes(views)
 	sw.histories(s)
 	sw.uint(sw.count)
-	if err := sw.w.Flush(); err != nil {
-		return sw.n, err
-	}
-	var sum [4]byte
-	binary.LittleEndian.PutUint32(sum[:], sw.sum.Sum32())
-	n, err := w.Write(sum[:])
-	return sw.n + int64(n), err
+	sw.flush()
+	sw.raw(binary.LittleEndian.AppendUint32(nil, sum.Sum32()))
+	return sw.n, sw.err
 }
 
 // Hash is a digest of all non-view state; equal on equal replicas.
 func (s *Snap) Hash() uint64 {
 	h := crc64.New(crc64.MakeTable(crc64.ECMA))
-	sw := &snapWriter{w: bufio.NewWriterSize(h, 64<<10)}
+	sw := newSnapWriter(io.Discard, h)
 	sw.uint(s.index)
 	sw.uint(zig(s.now))
 	sw.tree(s.root)
-	sw.w.Flush()
+	sw.flush()
 	return h.Sum64()
-}
-
-func (w *snapWriter) uint(v uint64) { w.w.Write(w.buf[:binary.PutUvarint(w.buf[:], v)]) }
-
-func (w *snapWriter) text(s string) {
-	w.uint(uint64(len(s)))
-	w.w.WriteString(s)
 }
 
 func (w *snapWriter) tree(top *Entry) {
@@ -130,7 +136,7 @@ func (w *snapWriter) entry(e *Entry, deep bool) {
 			bits |= shownAsDir
 		}
 	}
-	w.w.WriteByte(bits)
+	w.buf = append(w.buf, bits)
 	w.text(e.name)
 	if e.HasValue() {
 		w.text(e.value)
