@@ -1,0 +1,343 @@
+// Package agent is the composition root: the one place that knows every part of Muster. It reads the
+// configuration, opens the parts in order, joins them, and takes them down again in the order that each step
+// explains. Everything an agent does can be found from here.
+//
+//	cfg, warnings, err := agent.Load(os.Args[2:], os.Environ(), os.Stderr)
+//	a, err := agent.Start(ctx, cfg, agent.Options{Log: os.Stderr, Banner: os.Stdout})
+//	...
+//	a.Stop(ctx)         // or a.Leave(ctx): stop for good
+//	<-a.Done()
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-metrics"
+
+	"github.com/musterhq/muster/api"
+	"github.com/musterhq/muster/api/consul"
+	"github.com/musterhq/muster/api/etcd"
+	"github.com/musterhq/muster/catalog"
+	"github.com/musterhq/muster/consensus"
+	"github.com/musterhq/muster/dnsserver"
+	"github.com/musterhq/muster/internal/version"
+	"github.com/musterhq/muster/kv"
+	"github.com/musterhq/muster/membership"
+	"github.com/musterhq/muster/peer"
+	"github.com/musterhq/muster/proxy"
+)
+
+// Options are what a Config does not hold: where output goes, and seams for tests.
+type Options struct {
+	Log    io.Writer // default: discarded
+	Banner io.Writer // default: none is shown
+	// Reload gives the Config anew for SIGHUP and /v1/agent/reload; nil refuses reloads.
+	Reload func() (Config, []Warning, error)
+}
+
+// Agent is one running agent. Its methods are safe for concurrent use.
+type Agent struct {
+	cfg     Config
+	opts    Options
+	id      string
+	started time.Time
+	log     hclog.InterceptLogger
+	*telemetry
+	metrics *metrics.Metrics
+
+	tree   *kv.Tree        // nil on a proxy
+	raft   *consensus.Node // nil on a proxy
+	store  api.Store
+	tls    *peer.TLS // nil: plain
+	dialer *peer.Dialer
+	port   *peer.Server // nil on a proxy
+	pool   *membership.Pool
+	relay  *proxy.Proxy
+
+	registry *Registry
+	sync     *Sync
+	consul   *consul.API
+	agentAPI *consul.AgentAPI
+	etcd     *etcd.Dialect
+	dns      *dnsserver.Server
+
+	handler      atomic.Pointer[api.Router]
+	memberEvents chan membership.Event
+	compareSoon  chan struct{} // asks the leader's job for a full comparison
+
+	ctx       context.Context // ends when the agent begins to stop
+	cancel    context.CancelFunc
+	stops     []stopStep
+	once      sync.Once
+	done      chan struct{}
+	reason    error // why it ended by itself, valid after done
+	mu        sync.Mutex
+	reloading sync.Mutex // one reload at a time
+}
+
+// stopStep undoes one step of Start.
+type stopStep struct {
+	what string
+	f    func(context.Context) error
+}
+
+// stopTimeout bounds the whole stop.
+const stopTimeout = 15 * time.Second
+
+// Start brings an agent up. When it returns, every interface answers; a cluster may still be forming. On an
+// error everything opened so far is closed again.
+func Start(ctx context.Context, cfg Config, opts Options) (*Agent, error) {
+	if opts.Log == nil {
+		opts.Log = io.Discard
+	}
+	a := &Agent{cfg: cfg, opts: opts, started: time.Now(), done: make(chan struct{}), memberEvents: make(chan membership.Event, 1024), compareSoon: make(chan struct{}, 1)}
+	a.log = newLogger(&cfg, opts.Log)
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	if err := a.open(ctx); err != nil {
+		a.shutdown()
+		return nil, err
+	}
+	if opts.Banner != nil {
+		a.banner(opts.Banner)
+	}
+	return a, nil
+}
+
+// open is the order in which an agent comes up. Each step needs those before it.
+func (a *Agent) open(ctx context.Context) error {
+	steps := []struct {
+		what string
+		f    func() error
+	}{
+		{"data directory", a.openIdentity},
+		{"metrics", a.openTelemetry},
+		{"server port", a.openPort},        // before raft, which talks through it
+		{"consensus", a.openTree},          // before gossip, whose events become writes
+		{"local registry", a.openRegistry}, // before gossip: checks of the last run are known when we are seen
+		{"gossip", a.openGossip},
+		{"routes", a.openRoutes}, // before any listener that uses them
+		{"DNS", a.startDNS},
+		{"HTTP", a.startHTTP},
+		{"cluster", func() error { return a.startCluster(ctx) }},
+	}
+	for _, s := range steps {
+		if err := s.f(); err != nil {
+			return fmt.Errorf("%s: %w", s.what, err)
+		}
+	}
+	return nil
+}
+
+// onStop registers what undoes a step. Stop runs them last first, so that no part outlives what it stands on.
+func (a *Agent) onStop(what string, f func(context.Context) error) {
+	a.stops = append(a.stops, stopStep{what, f})
+}
+
+func (a *Agent) openIdentity() error {
+	if err := openDataDir(a.cfg.DataDir); err != nil {
+		return err
+	}
+	var err error
+	if a.id, err = identity(&a.cfg); err != nil {
+		return err
+	}
+	return a.writePid()
+}
+
+func (a *Agent) openTelemetry() error {
+	t, err := newTelemetry(&a.cfg)
+	if err != nil {
+		return err
+	}
+	a.telemetry, a.metrics = t, t.metrics
+	return nil
+}
+
+// openPort opens the port between agents, plain or under mutual TLS. Only servers listen; everybody dials.
+func (a *Agent) openPort() error {
+	if t := a.cfg.TLS.InternalRPC; t.CertFile != "" {
+		var err error
+		spec := peer.TLSConfig{CAFile: t.CAFile, CertFile: t.CertFile, KeyFile: t.KeyFile}
+		if t.VerifyServerHostname {
+			spec.VerifyServerName = "server." + a.cfg.Datacenter + "." + trimDot(a.cfg.Domain)
+		}
+		if a.tls, err = peer.LoadTLS(spec); err != nil {
+			return err
+		}
+	}
+	a.dialer = peer.NewDialer(peer.DialerConfig{TLS: a.tls, Metrics: a.metrics})
+	a.onStop("connections to servers", func(context.Context) error { a.dialer.Close(); return nil })
+	if !a.cfg.Server {
+		return nil
+	}
+	port, err := peer.Listen(peer.Config{
+		Bind: a.cfg.ServerListen(), TLS: a.tls, Logger: a.log.Named("peer"), Metrics: a.metrics,
+		Handler: http.HandlerFunc(a.serveRelayed), HeaderTimeout: a.cfg.Limits.RPCHandshakeTimeout,
+	})
+	if err != nil {
+		return err
+	}
+	a.port = port
+	a.onStop("server port", port.Close)
+	return nil
+}
+
+// serveRelayed answers requests that another agent relays. Until the routes exist it says what is true: this
+// server does not lead.
+func (a *Agent) serveRelayed(w http.ResponseWriter, r *http.Request) {
+	if h := a.handler.Load(); h != nil {
+		h.ServeHTTP(w, r)
+		return
+	}
+	api.WriteStoreError(w, api.ErrNotLeader)
+}
+
+// openTree opens the replicated tree on a server.
+func (a *Agent) openTree() error {
+	if !a.cfg.Server {
+		a.store = noStore{}
+		return nil
+	}
+	a.tree = kv.New(kv.Options{Deriver: catalog.Views{}, Version: version.Version})
+	a.onStop("tree", func(context.Context) error { a.tree.Close(); return nil })
+	dir := ""
+	if a.cfg.DataDir != "" {
+		dir = filepath.Join(a.cfg.DataDir, "raft")
+	}
+	node, err := consensus.Open(consensus.Config{
+		ID: a.id, Name: a.cfg.NodeName, Addr: a.cfg.Advertised(), Dir: dir, Tree: a.tree,
+		Layer: a.port.RaftLayer(a.dialer), Logger: a.log.Named("consensus"), Metrics: a.metrics,
+		Timing:            a.timing(),
+		SnapshotThreshold: uint64(a.cfg.RaftSnapshotThreshold), SnapshotInterval: a.cfg.RaftSnapshotInterval,
+		TrailingLogs: uint64(a.cfg.RaftTrailingLogs),
+	})
+	if err != nil {
+		return err
+	}
+	a.raft = node
+	a.store = &treeStore{node: node, tree: a.tree}
+	a.onStop("consensus", node.Close)
+	return nil
+}
+
+// timing stretches the timing of leadership by raft_multiplier.
+func (a *Agent) timing() consensus.Timing {
+	t, m := consensus.LAN(), time.Duration(a.cfg.Performance.RaftMultiplier)
+	return consensus.Timing{Heartbeat: m * t.Heartbeat, Election: m * t.Election, Lease: m * t.Lease, Commit: t.Commit}
+}
+
+// openRoutes composes the interfaces and the relay they share.
+func (a *Agent) openRoutes() error {
+	var err error
+	self, leader := "", func() string { return "" }
+	if a.raft != nil {
+		self = a.cfg.Advertised()
+		leader = func() string { _, addr := a.raft.Leader(); return addr }
+	}
+	a.relay, err = proxy.New(proxy.Config{
+		Self: self, Servers: a.servers, Leader: leader, Local: a.localHandler(), Transport: a.dialer.Transport(),
+		IsRefused: peer.IsRefused, Hold: a.cfg.Performance.RPCHoldTimeout, MaxBody: 16 << 20,
+		Logger: a.log.Named("proxy"), Metrics: a.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.openDialects(); err != nil {
+		return err
+	}
+	router, err := a.router()
+	if err != nil {
+		return err
+	}
+	a.handler.Store(router)
+	go router.Run(a.ctx)
+	return nil
+}
+
+// localHandler lets the relay run a request here when this server becomes the leader while it waits for one.
+func (a *Agent) localHandler() http.Handler {
+	if a.raft == nil {
+		return nil
+	}
+	return http.HandlerFunc(a.serveRelayed)
+}
+
+func (a *Agent) scheme() string {
+	if a.tls != nil {
+		return "https"
+	}
+	return "http"
+}
+
+// startCluster begins what runs for as long as the agent does: leader jobs, joining, forming, syncing.
+func (a *Agent) startCluster(ctx context.Context) error {
+	go a.followMembers()
+	if a.raft != nil {
+		a.raft.OnLeader("membership", a.reconcile)
+		a.raft.OnLeader("sessions", func(ctx context.Context) {
+			if err := a.consul.Sessions().Run(ctx); err != nil && ctx.Err() == nil {
+				a.log.Error("the keeper of sessions has ended", "error", err)
+			}
+		})
+		if err := a.form(a.ctx); err != nil {
+			return err
+		}
+	}
+	if err := a.join(ctx); err != nil {
+		return err
+	}
+	go a.sync.Run(a.ctx)
+	return nil
+}
+
+// Done is closed when the agent has stopped, for whatever reason.
+func (a *Agent) Done() <-chan struct{} { return a.done }
+
+// Err is why the agent ended by itself; nil after Stop and Leave. Valid once Done is closed.
+func (a *Agent) Err() error { return a.reason }
+
+// Stop ends the agent and deregisters nothing: what it registered stays in the catalog for its return.
+func (a *Agent) Stop() { a.shutdown() }
+
+// fail ends the agent because a part of it cannot go on.
+func (a *Agent) fail(err error) {
+	a.mu.Lock()
+	if a.reason == nil {
+		a.reason = err
+	}
+	a.mu.Unlock()
+	a.log.Error("the agent cannot go on", "error", err)
+	go a.shutdown()
+}
+
+func (a *Agent) shutdown() {
+	a.once.Do(func() {
+		a.cancel()
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		for i := len(a.stops) - 1; i >= 0; i-- {
+			if err := a.stops[i].f(ctx); err != nil && !errors.Is(err, context.Canceled) {
+				a.log.Warn("stopping did not go smoothly", "part", a.stops[i].what, "error", err)
+			}
+		}
+		a.log.Info("agent has stopped")
+		close(a.done)
+	})
+	<-a.done
+}
+
+func trimDot(s string) string {
+	if n := len(s); n > 0 && s[n-1] == '.' {
+		return s[:n-1]
+	}
+	return s
+}

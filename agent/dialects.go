@@ -1,0 +1,120 @@
+package agent
+
+import (
+	"context"
+	"hash/fnv"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/musterhq/muster/api/consul"
+	"github.com/musterhq/muster/api/etcd"
+	"github.com/musterhq/muster/catalog"
+	"github.com/musterhq/muster/internal/version"
+	"github.com/musterhq/muster/membership"
+	"github.com/musterhq/muster/proxy"
+)
+
+// openRegistry opens what this machine registered and starts its checks.
+func (a *Agent) openRegistry() error {
+	r, err := OpenRegistry(RegistryConfig{
+		Dir: a.cfg.DataDir, NodeName: a.cfg.NodeName, Services: a.cfg.Services, Checks: a.cfg.Checks,
+		CheckUpdateInterval: a.cfg.CheckUpdateInterval, CheckOutputMaxSize: a.cfg.CheckOutputMaxSize, DiscardCheckOutput: a.cfg.DiscardCheckOutput,
+		EnableScriptChecks: a.cfg.EnableScriptChecks, EnableLocalScriptChecks: a.cfg.EnableLocalScriptChecks,
+		Logger: a.log.Named("registry"), Metrics: a.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	a.registry = r
+	a.onStop("local registry", func(context.Context) error { return r.Close() })
+	a.sync = NewSync(SyncConfig{
+		Registry: r, Cluster: &HTTPCluster{Do: a.call, Nodes: func() int { return len(a.pool.Members()) }}, Node: a.node,
+		Logger: a.log, Metrics: a.metrics,
+	})
+	return nil
+}
+
+// node is this machine's record as it should be in the catalog.
+func (a *Agent) node() catalog.Node {
+	return catalog.Node{
+		ID: a.id, Name: a.cfg.NodeName, Address: a.cfg.AdvertiseAddr, Datacenter: a.cfg.Datacenter,
+		TaggedAddresses: taggedAddresses(a.cfg.AdvertiseAddr), Meta: nodeMeta(version.Version, a.cfg.NodeMeta),
+	}
+}
+
+// call makes one request to the cluster for a part of this agent: relayed like a client's, or run here when this
+// server leads.
+func (a *Agent) call(req *http.Request) (*http.Response, error) {
+	if req.URL.Host == "" {
+		req.URL.Scheme, req.URL.Host = a.scheme(), "cluster"
+	}
+	return a.relay.RoundTrip(req, proxy.Leader)
+}
+
+// openDialects makes the translators. On a proxy they never touch a store: their routes are relayed.
+func (a *Agent) openDialects() error {
+	a.consul = consul.New(consul.Config{
+		Store: a.store, Datacenter: a.cfg.Datacenter, NodeName: a.cfg.NodeName, Logger: a.log, Metrics: a.metrics,
+		KVMaxValue: int64(a.cfg.Limits.KVMaxValueSize), QueryTime: a.cfg.DefaultQueryTime, MaxQueryTime: a.cfg.MaxQueryTime,
+		SessionTTL: [2]time.Duration{a.cfg.SessionTTLMin, 24 * time.Hour}, Peers: a.peers,
+	})
+	var err error
+	members := a.etcdMembers()
+	a.etcd, err = etcd.New(etcd.Config{
+		Store: a.store, Name: a.cfg.NodeName, Members: members, ID: func() uint64 { return memberID(a.id) }, Logger: a.log, Metrics: a.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	a.agentAPI = a.newAgentAPI()
+	return nil
+}
+
+// memberID is the number by which clients of the hierarchical dialect know a server: a hash of its UUID.
+func memberID(id string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(id))
+	return h.Sum64()
+}
+
+// memberListAge is how old a list of members may be: gossip is asked at most that often, however many clients
+// ask for members.
+const memberListAge = 100 * time.Millisecond
+
+// etcdMembers lists the servers as that dialect shows them.
+func (a *Agent) etcdMembers() func() []etcd.Member {
+	type list struct {
+		at      time.Time
+		members []etcd.Member
+	}
+	var last atomic.Pointer[list]
+	return func() []etcd.Member {
+		if l := last.Load(); l != nil && time.Since(l.at) < memberListAge {
+			return l.members
+		}
+		l := &list{at: time.Now()}
+		leader := ""
+		voters := map[string]bool{}
+		if a.raft != nil {
+			leader, _ = a.raft.Leader()
+			if servers, err := a.raft.Servers(); err == nil {
+				for _, s := range servers {
+					voters[s.ID] = true
+				}
+			}
+		}
+		for _, m := range a.pool.Members() {
+			if !isServer(m) || m.Status == membership.StatusLeft || len(voters) > 0 && !voters[m.ID()] {
+				continue
+			}
+			em := etcd.Member{ID: memberID(m.ID()), Name: m.Name, PeerURLs: []string{a.scheme() + "://" + m.ServerAddr()}, Leader: m.ID() == leader}
+			if url := m.Tags[tagEtcd]; url != "" {
+				em.ClientURLs = []string{url}
+			}
+			l.members = append(l.members, em)
+		}
+		last.Store(l)
+		return l.members
+	}
+}

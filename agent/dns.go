@@ -1,0 +1,89 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/musterhq/muster/dnsserver"
+	"github.com/musterhq/muster/kv"
+	"github.com/musterhq/muster/proxy"
+)
+
+// maxFollowBody bounds one answer that the DNS view of a proxy reads, in bytes.
+const maxFollowBody = 64 << 20
+
+// dnsConfig translates the settings for the DNS server.
+func (a *Agent) dnsConfig(cfg *Config) dnsserver.Config {
+	d := dnsserver.DefaultConfig()
+	for _, l := range cfg.DNSListeners() {
+		d.Addrs = append(d.Addrs, l.Address)
+	}
+	d.Domain, d.AltDomain, d.Datacenter = cfg.Domain, cfg.AltDomain, cfg.Datacenter
+	d.NodeTTL, d.ServiceTTL = cfg.DNS.NodeTTL, cfg.DNS.ServiceTTL
+	d.SOA = dnsserver.SOA{Refresh: uint32(cfg.DNS.SOA.Refresh), Retry: uint32(cfg.DNS.SOA.Retry), Expire: uint32(cfg.DNS.SOA.Expire), MinTTL: uint32(cfg.DNS.SOA.MinTTL)}
+	d.UDPAnswerLimit, d.ARecordLimit = cfg.DNS.UDPAnswerLimit, cfg.DNS.ARecordLimit
+	d.EnableTruncate, d.OnlyPassing = cfg.DNS.EnableTruncate, cfg.DNS.OnlyPassing
+	d.NodeMetaTXT, d.DisableCompression = cfg.DNS.NodeMetaTXT, cfg.DNS.DisableCompression
+	d.Recursors, d.RecursorTimeout = cfg.Recursors, cfg.DNS.RecursorTimeout
+	d.RandomRecursor = cfg.DNS.RecursorStrategy == "random"
+	d.Logger, d.Metrics = a.log.Named("dns"), a.metrics
+	return d
+}
+
+// startDNS opens the DNS listeners. A server answers from its own tree; a proxy from a view that follows the
+// servers for the names in use, so that a lookup is no round trip and the last answer outlives the servers.
+func (a *Agent) startDNS() error {
+	if a.cfg.Ports.DNS < 0 {
+		return nil
+	}
+	var src dnsserver.Source
+	if a.tree != nil {
+		src = dnsserver.NewTreeSource(func() *kv.Snap {
+			if !a.raft.HasState() {
+				return nil // a server that never was in a cluster knows nothing
+			}
+			return a.tree.Snap()
+		})
+	} else {
+		return nil // FOLLOW
+	}
+	d, err := dnsserver.New(a.dnsConfig(&a.cfg), src)
+	if err != nil {
+		return err
+	}
+	if err := d.Start(); err != nil {
+		return err
+	}
+	a.dns = d
+	a.onStop("DNS", d.Close)
+	return nil
+}
+
+// fetch asks the cluster for a JSON document and the index that comes with it.
+func (a *Agent) fetch(ctx context.Context, path string, q url.Values) ([]byte, uint64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.scheme()+"://cluster"+path+"?"+q.Encode(), nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	resp, err := a.relay.RoundTrip(req, proxy.Any)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxFollowBody))
+	if err != nil {
+		return nil, 0, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, 0, fmt.Errorf("GET %s: status %d: %.200s", path, resp.StatusCode, b)
+	}
+	index, err := strconv.ParseUint(resp.Header.Get("X-Consul-Index"), 10, 64)
+	if err != nil {
+		index = 0
+	}
+	return b, index, nil
+}

@@ -1,0 +1,174 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/pprof"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/musterhq/muster/api"
+)
+
+// startHTTP opens the client listeners: 8500 and 2379 serve the same routes, so that either dialect's clients
+// find everything where they look for it.
+func (a *Agent) startHTTP() error {
+	handler, err := a.guarded(a.handler.Load())
+	if err != nil {
+		return err
+	}
+	open := func(list []Listener, tlsConfig *tls.Config) error {
+		for _, l := range list {
+			addr := l.Address
+			if l.Network == "unix" {
+				addr = "unix://" + addr
+			}
+			s := api.NewServer(api.ServerConfig{
+				Addr: addr, Handler: handler, TLS: tlsConfig, MaxHeaderBytes: a.cfg.HTTP.MaxHeaderBytes,
+				MaxConnsPerClient: a.cfg.Limits.HTTPMaxConnsPerClient, Logger: a.log.Named("http"),
+			})
+			if _, err := s.Listen(); err != nil {
+				return err
+			}
+			a.onStop("HTTP "+addr, s.Close)
+			go func() {
+				if err := s.Serve(); err != nil {
+					a.fail(err)
+				}
+			}()
+		}
+		return nil
+	}
+	if err := open(a.cfg.HTTPListeners(), nil); err != nil {
+		return err
+	}
+	if err := open(a.cfg.EtcdListeners(), nil); err != nil {
+		return err
+	}
+	if len(a.cfg.HTTPSListeners()) == 0 {
+		return nil
+	}
+	tlsConfig, err := clientTLS(a.cfg.TLS.HTTPS)
+	if err != nil {
+		return err
+	}
+	return open(a.cfg.HTTPSListeners(), tlsConfig)
+}
+
+// clientTLS loads the certificates of HTTPS for clients.
+func clientTLS(t TLSConfig) (*tls.Config, error) {
+	if t.CertFile == "" || t.KeyFile == "" {
+		return nil, errors.New("ports.https is set, but tls.https (or tls.defaults) has no cert_file and key_file")
+	}
+	pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("cert_file %s, key_file %s: %w", t.CertFile, t.KeyFile, err)
+	}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}
+	if t.MinVersion == "TLSv1_3" {
+		cfg.MinVersion = tls.VersionTLS13
+	}
+	if t.VerifyIncoming {
+		pem, err := os.ReadFile(t.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("ca_file: %w", err)
+		}
+		cfg.ClientCAs = x509.NewCertPool()
+		if !cfg.ClientCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("ca_file %s: holds no PEM certificate", t.CAFile)
+		}
+		cfg.ClientAuth = tls.RequireAndVerifyClientCert
+	}
+	return cfg, nil
+}
+
+// localRoutes are the rows that belong to no dialect.
+func (a *Agent) localRoutes() []api.Route {
+	get := []string{http.MethodGet, http.MethodHead}
+	rows := []api.Route{{Pattern: "/metrics", Methods: get, Handler: a.prom}}
+	if !a.cfg.EnableDebug {
+		return rows
+	}
+	return append(rows,
+		api.Route{Pattern: "/debug/pprof/", Methods: get, Handler: http.HandlerFunc(pprof.Index)},
+		api.Route{Pattern: "/debug/pprof/cmdline", Methods: get, Handler: http.HandlerFunc(pprof.Cmdline)},
+		api.Route{Pattern: "/debug/pprof/profile", Methods: get, Handler: http.HandlerFunc(pprof.Profile)},
+		api.Route{Pattern: "/debug/pprof/symbol", Methods: append(get, http.MethodPost), Handler: http.HandlerFunc(pprof.Symbol)},
+		api.Route{Pattern: "/debug/pprof/trace", Methods: get, Handler: http.HandlerFunc(pprof.Trace)},
+	)
+}
+
+// guarded puts what http_config demands around the routes: blocked endpoints, networks that may write, headers
+// on every answer. Without any of them the routes are served as they are.
+func (a *Agent) guarded(next http.Handler) (http.Handler, error) {
+	c := a.cfg.HTTP
+	if len(c.BlockEndpoints) == 0 && len(c.AllowWriteHTTPFrom) == 0 && len(c.ResponseHeaders) == 0 {
+		return next, nil
+	}
+	var writers []netip.Prefix
+	for _, text := range c.AllowWriteHTTPFrom {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("http_config.allow_write_http_from %q: want a network such as 10.0.0.0/8: %w", text, err)
+		}
+		writers = append(writers, p)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for k, v := range c.ResponseHeaders {
+			w.Header().Set(k, v)
+		}
+		for _, p := range c.BlockEndpoints {
+			if strings.HasPrefix(r.URL.Path, p) {
+				a.metrics.IncrCounter([]string{"http", "refused", "blocked"}, 1)
+				http.Error(w, "Endpoint is blocked by agent configuration", http.StatusForbidden)
+				return
+			}
+		}
+		if r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodOptions && !mayWrite(writers, r.RemoteAddr) {
+			a.metrics.IncrCounter([]string{"http", "refused", "write"}, 1)
+			http.Error(w, "Access is restricted", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	}), nil
+}
+
+// mayWrite says whether a client at remote (host:port) is in one of the networks; no networks means everybody.
+func mayWrite(writers []netip.Prefix, remote string) bool {
+	if len(writers) == 0 {
+		return true
+	}
+	ap, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return true // a unix socket: reachable from this machine only, guarded by its file mode
+	}
+	for _, p := range writers {
+		if p.Contains(ap.Addr().Unmap()) {
+			return true
+		}
+	}
+	return false
+}
+
+// writePid writes the process id, and removes it at the end.
+func (a *Agent) writePid() error {
+	file := a.cfg.PidFile
+	if file == "" {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return fmt.Errorf("pid_file: %w", err)
+	}
+	if err := writeFile(file, []byte(strconv.Itoa(os.Getpid())+"\n")); err != nil {
+		return fmt.Errorf("pid_file: %w", err)
+	}
+	a.onStop("pid file", func(context.Context) error { return os.Remove(file) })
+	return nil
+}

@@ -1,0 +1,178 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/musterhq/muster/api/consul"
+	"github.com/musterhq/muster/internal/version"
+	"github.com/musterhq/muster/membership"
+)
+
+// local is this agent as the /v1/agent endpoints see it: who is there, what an operator may do, how it is.
+type local struct{ *Agent }
+
+func (a *Agent) newAgentAPI() *consul.AgentAPI {
+	l := local{a}
+	c := consul.AgentConfig{
+		Datacenter: a.cfg.Datacenter, Registry: a.registry, Members: l, Control: l, Info: l,
+		Version: consul.AgentVersion{SHA: version.Revision(), HumanVersion: version.Version},
+		Metrics: func(w http.ResponseWriter, r *http.Request) (any, error) { return a.memory.DisplayMetrics(w, r) },
+		Logs:    a.log, QueryTime: a.cfg.DefaultQueryTime, MaxQueryTime: a.cfg.MaxQueryTime,
+	}
+	if a.cfg.Telemetry.PrometheusRetention > 0 {
+		c.Prometheus = a.prom
+	}
+	return consul.NewAgentAPI(c)
+}
+
+// Members lists the gossip pool. There is no pool between datacenters yet; the one for it shows the servers.
+func (l local) Members(wan bool) []consul.AgentMember {
+	var out []consul.AgentMember
+	for _, m := range l.pool.Members() {
+		if wan && !isServer(m) {
+			continue
+		}
+		am := agentMember(m)
+		if wan {
+			am.Name += "." + m.Datacenter()
+		}
+		out = append(out, am)
+	}
+	return out
+}
+
+// agentMember shows a member in the words that clients of the flat dialect know: a server has the role "consul",
+// every other agent the role "node".
+func agentMember(m membership.Member) consul.AgentMember {
+	tags := make(map[string]string, len(m.Tags))
+	for k, v := range m.Tags {
+		tags[k] = v
+	}
+	tags[membership.TagRole] = "node"
+	if isServer(m) {
+		tags[membership.TagRole] = "consul"
+	}
+	return consul.AgentMember{
+		Name: m.Name, Addr: m.Addr, Port: m.Port, Tags: tags, Status: int(m.Status),
+		ProtocolMin: m.ProtocolMin, ProtocolMax: m.ProtocolMax, ProtocolCur: m.ProtocolCur,
+		DelegateMin: m.DelegateMin, DelegateMax: m.DelegateMax, DelegateCur: m.DelegateCur,
+	}
+}
+
+// Join implements consul.LocalControl.
+func (l local) Join(ctx context.Context, addr string, wan bool) error {
+	if wan {
+		return errors.New("joining other datacenters is not supported")
+	}
+	_, err := l.pool.Join(ctx, []string{addr})
+	return err
+}
+
+// Leave leaves, and ends the agent once the request that asked for it has been answered.
+func (l local) Leave(context.Context) error {
+	if err := l.Agent.Leave(); err != nil {
+		return err
+	}
+	go l.Stop()
+	return nil
+}
+
+// ForceLeave implements consul.LocalControl.
+func (l local) ForceLeave(_ context.Context, node string, prune, wan bool) error {
+	if wan {
+		return consul.ErrNoSuchMember
+	}
+	err := l.pool.ForceLeave(node, prune)
+	if errors.Is(err, membership.ErrNoMember) {
+		return consul.ErrNoSuchMember
+	}
+	return err
+}
+
+// Reload implements consul.LocalControl.
+func (l local) Reload(context.Context) error { return l.Agent.Reload() }
+
+// Self implements consul.LocalInfo.
+func (l local) Self(context.Context) consul.AgentSelf {
+	node := l.node()
+	return consul.AgentSelf{
+		Config: consul.AgentSelfConfig{
+			Datacenter: l.cfg.Datacenter, PrimaryDatacenter: l.cfg.Datacenter, NodeName: l.cfg.NodeName, NodeID: l.id,
+			Revision: version.Revision(), Server: l.cfg.Server, Version: version.Version,
+		},
+		DebugConfig: l.cfg.Redacted(),
+		Member:      agentMember(l.pool.Local()),
+		Stats:       l.stats(),
+		Meta:        node.Meta,
+	}
+}
+
+// stats is what `muster info` prints.
+func (l local) stats() map[string]map[string]string {
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	checks := l.registry.Checks()
+	s := map[string]map[string]string{
+		"agent":  {"checks": strconv.Itoa(len(checks)), "services": strconv.Itoa(len(l.registry.Services())), "uptime": time.Since(l.started).Round(time.Second).String()},
+		"build":  {"version": version.Version, "revision": version.Revision()},
+		"consul": {"server": strconv.FormatBool(l.cfg.Server), "known_servers": strconv.Itoa(len(l.servers()))},
+		"runtime": {
+			"arch": runtime.GOARCH, "os": runtime.GOOS, "version": runtime.Version(), "cpu_count": strconv.Itoa(runtime.NumCPU()),
+			"goroutines": strconv.Itoa(runtime.NumGoroutine()), "heap_bytes": strconv.FormatUint(mem.HeapAlloc, 10),
+		},
+		"serf_lan": l.pool.Stats(),
+	}
+	if l.raft == nil {
+		return s
+	}
+	st := l.raft.Status()
+	s["consul"]["leader"] = strconv.FormatBool(l.raft.IsLeader())
+	s["consul"]["leader_addr"] = st.LeaderAddr
+	s["raft"] = map[string]string{
+		"state": st.State, "term": strconv.FormatUint(st.Term, 10), "applied_index": strconv.FormatUint(st.AppliedIndex, 10),
+		"commit_index": strconv.FormatUint(st.CommitIndex, 10), "last_log_index": strconv.FormatUint(st.LastIndex, 10),
+		"last_contact": st.LastContact.String(), "cluster_id": st.ClusterID, "num_peers": strconv.Itoa(max(0, len(l.peers())-1)),
+		"index": strconv.FormatUint(l.tree.Snap().Index(), 10),
+	}
+	return s
+}
+
+// Reload reads the configuration again and takes over what can change while running: services and checks, the
+// log level, the DNS settings, and the certificates of the server port. Everything else needs a restart. A bad
+// configuration changes nothing.
+func (a *Agent) Reload() error {
+	if a.opts.Reload == nil {
+		return errors.New("this agent has no configuration to read again")
+	}
+	a.reloading.Lock()
+	defer a.reloading.Unlock()
+	cfg, warnings, err := a.opts.Reload()
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		a.log.Warn("configuration", "warning", w.String())
+	}
+	if a.dns != nil {
+		if err := a.dns.Reload(a.dnsConfig(&cfg)); err != nil {
+			return fmt.Errorf("DNS: %w", err)
+		}
+	}
+	if a.tls != nil {
+		if err := a.tls.Reload(); err != nil {
+			return err
+		}
+	}
+	if err := a.registry.Reload(a.ctx, cfg.Services, cfg.Checks); err != nil {
+		return err
+	}
+	a.log.SetLevel(hclogLevel(cfg.LogLevel))
+	a.log.Info("configuration reloaded")
+	return nil
+}

@@ -1,0 +1,186 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/musterhq/muster/internal/version"
+	"github.com/musterhq/muster/membership"
+	"github.com/musterhq/muster/proxy"
+)
+
+// tagEtcd carries the URL of a server's interface for etcd clients, which ask the members for it.
+const tagEtcd = "etcd"
+
+// openGossip starts gossip. It joins nobody yet.
+func (a *Agent) openGossip() error {
+	tags := map[string]string{
+		membership.TagID:         a.id,
+		membership.TagRole:       membership.RoleProxy,
+		membership.TagDatacenter: a.cfg.Datacenter,
+		membership.TagVersion:    version.Version,
+	}
+	if l := a.cfg.HTTPListeners(); len(l) > 0 && l[0].Network == "tcp" {
+		tags[membership.TagHTTP] = a.reachable(l[0].Address)
+	}
+	if a.cfg.Server {
+		tags[membership.TagRole] = membership.RoleServer
+		tags[membership.TagServerPort] = strconv.Itoa(a.cfg.Ports.Server)
+		if n := a.cfg.BootstrapExpect; n > 0 {
+			tags[membership.TagExpect] = strconv.Itoa(n)
+		}
+		if l := a.cfg.EtcdListeners(); len(l) > 0 && l[0].Network == "tcp" {
+			tags[tagEtcd] = "http://" + a.reachable(l[0].Address)
+		}
+		if id := a.raft.ClusterID(); id != "" {
+			tags[membership.TagCluster] = id
+		}
+	}
+	dir := ""
+	if a.cfg.DataDir != "" {
+		dir = filepath.Join(a.cfg.DataDir, "serf")
+	}
+	pool, err := membership.Open(membership.Config{
+		Name: a.cfg.NodeName, Bind: a.cfg.BindAddr, Port: a.cfg.Ports.SerfLAN, Advertise: a.cfg.AdvertiseAddr, AdvertisePort: a.cfg.Ports.SerfLAN,
+		Tags: tags, Dir: dir, EncryptKey: a.cfg.Encrypt, Dev: a.cfg.DevMode, RejoinAfterLeave: a.cfg.RejoinAfterLeave,
+		ReconnectTimeout: a.cfg.ReconnectTimeout, Logger: a.log.Named("gossip"), Metrics: a.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	a.pool = pool
+	a.onStop("gossip", func(context.Context) error { return pool.Shutdown() })
+	return nil
+}
+
+// reachable replaces an any-address by the advertised one.
+func (a *Agent) reachable(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err == nil && isAny(host) {
+		return net.JoinHostPort(a.cfg.AdvertiseAddr, port)
+	}
+	return addr
+}
+
+// join joins the cluster in the background, again and again; a start_join that fails is an error of the start.
+func (a *Agent) join(ctx context.Context) error {
+	if len(a.cfg.StartJoin) > 0 {
+		if _, err := a.pool.Join(ctx, a.cfg.StartJoin); err != nil {
+			return err
+		}
+	}
+	if len(a.cfg.RetryJoin) == 0 {
+		return nil
+	}
+	go func() {
+		err := a.pool.RetryJoin(a.ctx, a.cfg.RetryJoin, a.cfg.RetryInterval, a.cfg.RetryMax)
+		if err != nil && a.ctx.Err() == nil {
+			a.fail(err)
+		}
+	}()
+	return nil
+}
+
+// followMembers passes events on to the leader's job. While this server does not lead they are dropped: a new
+// leader begins with everybody.
+func (a *Agent) followMembers() {
+	for ev := range a.pool.Events() {
+		for _, m := range ev.Members {
+			a.log.Info("membership", "event", ev.Kind, "node", m.Name, "address", m.GossipAddr(), "role", m.Role())
+			if ev.Kind == membership.Join && isServer(m) {
+				a.sync.ServerUp()
+			}
+		}
+		if a.raft == nil || !a.raft.IsLeader() {
+			continue
+		}
+		select {
+		case a.memberEvents <- ev:
+		default: // more than fit: one comparison of everything replaces them all
+			select {
+			case a.compareSoon <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+func isServer(m membership.Member) bool { return m.Role() == membership.RoleServer }
+
+// serverPort is the number of a server's port, 0 when it tells none.
+func serverPort(m membership.Member) int {
+	_, port, err := net.SplitHostPort(m.ServerAddr())
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// servers lists the servers for the relay.
+func (a *Agent) servers() []proxy.Server {
+	var out []proxy.Server
+	for _, m := range a.pool.Members() {
+		if isServer(m) && m.ServerAddr() != "" && m.Status != membership.StatusLeft {
+			out = append(out, proxy.Server{ID: m.ID(), Name: m.Name, Addr: m.ServerAddr(), Healthy: m.Status == membership.StatusAlive})
+		}
+	}
+	return out
+}
+
+// peers are the addresses of the voting servers for /v1/status/peers.
+func (a *Agent) peers() []string {
+	if a.raft == nil {
+		return nil
+	}
+	list, err := a.raft.Servers()
+	if err != nil {
+		return nil
+	}
+	out := make([]string, 0, len(list))
+	for _, s := range list {
+		out = append(out, s.Addr)
+	}
+	return out
+}
+
+// Leave leaves the cluster on purpose: the node and its services are removed from the catalog by the leader. The
+// agent keeps running until Stop.
+func (a *Agent) Leave() error {
+	a.log.Info("leaving the cluster")
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	var errs []error
+	if a.raft != nil {
+		errs = append(errs, a.leaveConsensus(ctx))
+	}
+	errs = append(errs, a.pool.Leave(ctx))
+	// Others learn of it while this agent still answers what is under way.
+	rest(ctx, a.cfg.Performance.LeaveDrainTime)
+	return errors.Join(errs...)
+}
+
+// leaveConsensus gives up this server's vote when others can go on without it. The last server keeps it: there is
+// nobody to hand the data to, and a restart finds it again.
+func (a *Agent) leaveConsensus(ctx context.Context) error {
+	list, err := a.raft.Servers()
+	if err != nil || len(list) < 2 {
+		return err
+	}
+	if a.raft.IsLeader() {
+		if err := a.raft.TransferLeadership(ctx, ""); err != nil {
+			return err
+		}
+	}
+	return nil // the new leader removes us when gossip tells it that we left
+}
+
+// sameMember says whether a name means this agent.
+func (a *Agent) sameMember(name string) bool { return strings.EqualFold(name, a.cfg.NodeName) }

@@ -1,0 +1,166 @@
+package agent
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/musterhq/muster/api"
+	"github.com/musterhq/muster/api/consul"
+	"github.com/musterhq/muster/proxy"
+)
+
+// table composes the one table of routes. What is Local runs on the agent that was asked; what is Cluster runs
+// here only if this agent is a server that may answer it, and is relayed otherwise:
+//
+//	/v1/agent/…, /metrics, /debug/pprof/    local
+//	/v1/kv, /v1/catalog, /v1/health, /v1/session, /v1/status, /v1/acl, /v2/…, /version, /health    cluster
+//
+// The same table serves the client listeners and the port between agents, so a relayed request is the client's
+// own request and nothing else has to be kept in step.
+func (a *Agent) table() []api.Route {
+	var rows []api.Route
+	rows = append(rows, a.agentAPI.Routes()...)
+	rows = append(rows, a.localRoutes()...)
+	rows = append(rows, a.consul.Routes()...)
+	rows = append(rows, a.etcd.Routes()...)
+	for i := range rows {
+		if rows[i].Where == api.Cluster {
+			rows[i] = a.clustered(rows[i])
+		}
+	}
+	return rows
+}
+
+// router builds the handler of every listener.
+func (a *Agent) router() (*api.Router, error) {
+	return api.NewRouter(api.RouterConfig{
+		Routes:   a.table(),
+		NotFound: a.notFound(),
+		MaxBody:  maxBody,
+		Logger:   a.log,
+		Metrics:  a.metrics,
+	})
+}
+
+// maxBody bounds the bodies of requests whose route sets no limit, in bytes.
+const maxBody = 1 << 20
+
+// notFound answers unknown paths in the words of the dialect that the path looks like.
+func (a *Agent) notFound() http.Handler {
+	flat := consul.NotFound()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/":
+			w.Header()["Content-Type"] = []string{"text/plain; charset=utf-8"}
+			_, _ = io.WriteString(w, "Muster agent. The HTTP interfaces are at /v1/ and /v2/.\n")
+		case strings.HasPrefix(r.URL.Path, "/v2/"):
+			http.NotFound(w, r)
+		default:
+			flat.ServeHTTP(w, r)
+		}
+	})
+}
+
+// clustered wraps a row that needs the replicated tree.
+func (a *Agent) clustered(row api.Route) api.Route {
+	inner := row.Handler
+	if a.raft == nil {
+		row.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			a.relay.Relay(w, r, target(row.TargetOf(r)))
+		})
+		return row
+	}
+	row.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case row.TargetOf(r) == api.Any:
+			inner.ServeHTTP(w, r)
+		case !a.raft.IsLeader():
+			a.relay.Relay(w, r, proxy.Leader)
+		case r.Header[proxy.HopsHeader] != nil:
+			// Relayed to us: an answer "not leader" goes back to the relay, which knows what to do with it.
+			inner.ServeHTTP(w, r)
+		default:
+			a.asLeader(w, r, inner)
+		}
+	})
+	return row
+}
+
+func target(t api.Target) proxy.Target {
+	if t == api.Any {
+		return proxy.Any
+	}
+	return proxy.Leader
+}
+
+// asLeader runs a request here that came straight from a client while this server leads. Should leadership go
+// before anything ran, the handler says so, and the request is relayed to the new leader instead of showing
+// the client an election.
+func (a *Agent) asLeader(w http.ResponseWriter, r *http.Request, inner http.Handler) {
+	var body []byte
+	if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
+		if r.ContentLength < 0 || r.ContentLength > maxReplay {
+			inner.ServeHTTP(w, r)
+			return
+		}
+		body = make([]byte, r.ContentLength)
+		if _, err := io.ReadFull(r.Body, body); err != nil {
+			http.Error(w, "request body ended before its length of "+strconv.FormatInt(r.ContentLength, 10)+" bytes", http.StatusBadRequest)
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	g := guards.Get().(*leaderGuard)
+	g.ResponseWriter, g.swallowed = w, false
+	inner.ServeHTTP(g, r)
+	swallowed := g.swallowed
+	g.ResponseWriter = nil
+	guards.Put(g)
+	if swallowed {
+		w.Header().Del(api.NotLeaderHeader)
+		if body != nil {
+			r.Body = io.NopCloser(bytes.NewReader(body))
+		}
+		a.relay.Relay(w, r, proxy.Leader)
+	}
+}
+
+// maxReplay is the largest body, in bytes, that is kept to be sent to another leader.
+const maxReplay = 1 << 20
+
+var guards = sync.Pool{New: func() any { return new(leaderGuard) }}
+
+// leaderGuard swallows the answer "not leader", which proves that nothing ran.
+type leaderGuard struct {
+	http.ResponseWriter
+	swallowed bool
+}
+
+func (g *leaderGuard) WriteHeader(status int) {
+	if status == http.StatusServiceUnavailable && g.Header()[api.NotLeaderHeader] != nil {
+		g.swallowed = true
+		return
+	}
+	g.ResponseWriter.WriteHeader(status)
+}
+
+func (g *leaderGuard) Write(b []byte) (int, error) {
+	if g.swallowed {
+		return len(b), nil
+	}
+	return g.ResponseWriter.Write(b)
+}
+
+// Flush passes streamed answers on at once.
+func (g *leaderGuard) Flush() {
+	if f, ok := g.ResponseWriter.(http.Flusher); ok && !g.swallowed {
+		f.Flush()
+	}
+}
+
+// Unwrap serves http.ResponseController.
+func (g *leaderGuard) Unwrap() http.ResponseWriter { return g.ResponseWriter }

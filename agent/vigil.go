@@ -1,0 +1,123 @@
+package agent
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/musterhq/muster/membership"
+)
+
+// vigil is the leader's open connection to one live member. The kernel closes it the moment the member's
+// process dies, and a refused connection afterwards is proof of death: the services of a killed agent leave the
+// answers at once. Silence proves nothing and is left to gossip.
+type vigil struct {
+	id     string
+	addr   string
+	cancel context.CancelFunc
+	dead   bool
+}
+
+// verdict is what a vigil found out.
+type verdict struct {
+	member membership.Member
+	from   *vigil
+	dead   bool
+}
+
+// reviveEvery is how often a dead member's port is tried until gossip agrees that it failed, or it is back.
+const reviveEvery = 200 * time.Millisecond
+
+// keepVigil watches a live member, once, and says whether its process is known to be dead.
+func (r *reconciler) keepVigil(ctx context.Context, m membership.Member) (dead bool) {
+	if m.Name == r.cfg.NodeName {
+		return false
+	}
+	key := strings.ToLower(m.Name)
+	if v := r.vigils[key]; v != nil {
+		if v.id == m.ID() && v.addr == m.GossipAddr() {
+			return v.dead
+		}
+		v.cancel()
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	v := &vigil{id: m.ID(), addr: m.GossipAddr(), cancel: cancel}
+	r.vigils[key] = v
+	go v.run(ctx, m, r.verdicts)
+	return false
+}
+
+func (r *reconciler) endVigil(name string) {
+	key := strings.ToLower(name)
+	if v := r.vigils[key]; v != nil {
+		v.cancel()
+		delete(r.vigils, key)
+	}
+}
+
+func (r *reconciler) endVigils() {
+	for _, v := range r.vigils {
+		v.cancel()
+	}
+}
+
+// judge acts on a verdict, unless the vigil has been replaced meanwhile.
+func (r *reconciler) judge(ctx context.Context, v verdict) error {
+	if r.vigils[strings.ToLower(v.member.Name)] != v.from {
+		return nil
+	}
+	v.from.dead = v.dead
+	if !v.dead {
+		return r.registerMember(ctx, v.member)
+	}
+	r.log.Warn("the agent of a node has died: its port refuses connections", "node", v.member.Name, "address", v.from.addr)
+	r.metrics.IncrCounter([]string{"membership", "dead"}, 1)
+	return r.setLiveness(ctx, v.member.Name, false)
+}
+
+// run reports death and return of a member until ctx ends.
+func (v *vigil) run(ctx context.Context, m membership.Member, to chan<- verdict) {
+	tell := func(dead bool) bool {
+		select {
+		case to <- verdict{m, v, dead}:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	for {
+		found, err := membership.Watch(ctx, v.addr, membership.DefaultGrace)
+		if err != nil {
+			return
+		}
+		if found != membership.Dead {
+			if !rest(ctx, time.Second) {
+				return
+			}
+			continue
+		}
+		if !tell(true) {
+			return
+		}
+		for membership.Probe(ctx, v.addr) != membership.Alive {
+			if !rest(ctx, reviveEvery) {
+				return
+			}
+		}
+		if !tell(false) {
+			return
+		}
+	}
+}
+
+// rest waits for d and says whether ctx still goes on.
+func rest(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
