@@ -14,3 +14,6 @@ func (s *spot) count() int {
 	}
 	return n
 }
+
+// Deadlines counts the deadlines remembered, stale ones included.
+func Deadlines(t *Tree) int { return len(t.exp.heap) }
