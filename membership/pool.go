@@ -81,6 +81,7 @@ type Pool struct {
 	metrics *metrics.Metrics
 
 	source    chan serf.Event
+	snapshot  chan<- serf.Event // leads to serf's snapshot and then to source; nil without Dir
 	conflicts chan Member
 	events    chan Event
 	stop      chan struct{} // closed by Shutdown when gossip is over
@@ -138,13 +139,16 @@ func Open(c Config) (*Pool, error) {
 	conf.MemberlistConfig.Keyring = ring
 	conf.MemberlistConfig.Merge = p.guard
 	conf.MemberlistConfig.Alive = p.guard
-	go p.pump() // before Create: it already sends events
 	p.serf, err = serf.Create(conf)
 	if err != nil {
 		_ = t.Shutdown()
-		close(p.stop)
 		return nil, fmt.Errorf("membership: %w", err)
 	}
+	if c.Dir != "" {
+		p.snapshot = conf.EventCh // Create put the snapshot in front of source
+	}
+	self := serf.Member{Name: c.Name, Addr: ip, Port: uint16(port), Status: serf.StatusAlive}
+	go p.pump(serf.MemberEvent{Type: serf.EventMemberJoin, Members: []serf.Member{self}})
 	return p, nil
 }
 
@@ -153,11 +157,20 @@ func Open(c Config) (*Pool, error) {
 // membership.event.dropped); compare with Members now and then.
 func (p *Pool) Events() <-chan Event { return p.events }
 
+// flushDelay is a little more than the 500 ms during which serf's snapshot only buffers what follows a write.
+const flushDelay = 600 * time.Millisecond
+
 // pump moves events from serf, which must never wait, to the reader, who may.
-func (p *Pool) pump() {
+//
+// It also gets the snapshot onto the disk. The library writes its buffer only with a later event, so that in a quiet
+// cluster the members met in the first half second after a join would be forgotten by a killed process. Therefore
+// selfJoin is sent after them: it changes nothing in the snapshot and does not reach the reader.
+func (p *Pool) pump(selfJoin serf.MemberEvent) {
 	defer close(p.pumped)
 	defer close(p.events)
 	var queue []Event
+	var flush <-chan time.Time
+	joined := false // this agent's own join has been seen; a second one can only be selfJoin
 	for {
 		var out chan<- Event
 		var head Event
@@ -172,12 +185,27 @@ func (p *Pool) pump() {
 			queue[0] = Event{} // let it be collected
 			queue = queue[1:]
 			continue
+		case <-flush:
+			flush = nil
+			select {
+			case p.snapshot <- selfJoin:
+			default: // full: then there are later events
+			}
+			continue
 		case m := <-p.conflicts:
 			e = Event{Conflict, []Member{m}}
 		case s := <-p.source:
 			var ok bool
 			if e, ok = translate(s); !ok {
 				continue
+			}
+			if e.Kind == Join && e.Members[0].Name == p.guard.name {
+				if joined {
+					continue
+				}
+				joined = true
+			} else if e.Kind == Join && p.snapshot != nil {
+				flush = time.After(flushDelay)
 			}
 		}
 		p.count("event", e.Kind.String())

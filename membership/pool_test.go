@@ -200,6 +200,7 @@ func TestRestartRejoinsBySnapshot(t *testing.T) {
 		text, _ := os.ReadFile(filepath.Join(conf.Dir, "local.snapshot"))
 		return bytes.Contains(text, []byte("alive: a"))
 	})
+	b.tells(t, "b", membership.Join) // and nothing of what got the snapshot written
 	conf.Port = int(b.Local().Port)
 	_ = b.Shutdown()
 	a.sees(t, "b", membership.StatusFailed)
@@ -361,8 +362,8 @@ func TestEncryption(t *testing.T) {
 	if err != nil || len(r.Keys) != 1 || r.Keys[key2] != 2 || len(r.PrimaryKeys) != 1 || r.PrimaryKeys[key2] != 2 {
 		t.Errorf("keys after rotation: %+v, %v", r, err)
 	}
+	confB.Port = int(b.Local().Port)
 	_ = b.Shutdown()
-	confB.Port = int(0)
 	info, err := os.Stat(filepath.Join(confB.Dir, "local.keyring"))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("keyring file: %v, %v", info, err)
