@@ -476,3 +476,66 @@ func compare(t *testing.T, what string, got, want state) {
 		}
 	}
 }
+
+// randomRecord is a value for a path.
+func randomRecord(r *rand.Rand, seg []string) string {
+	switch id := seg[len(seg)-1]; {
+	case len(seg) == 2:
+		return fmt.Sprintf(`{"ID":"id-%s","Name":%q,"Address":"%d"}`, id, id, r.Intn(2))
+	case len(seg) == 6:
+		return fmt.Sprintf(`{"ID":%q,"ServiceID":%q,"Status":%q}`, id, seg[3], pick(r, modelStatus))
+	case seg[2] == "c":
+		return fmt.Sprintf(`{"ID":%q,"Status":%q}`, id, pick(r, modelStatus))
+	case seg[2] == "l":
+		return fmt.Sprintf(`{"ID":%q,"Node":%q}`, id, seg[1])
+	default:
+		return fmt.Sprintf(`{"ID":%q,"Name":%q,"Tags":%s}`, id, pick(r, []string{"Web", "web", "db"}), pick(r, []string{`["a","b"]`, `["b","c"]`, `null`}))
+	}
+}
+
+// TestDeriveEqualsRebuild applies random Txns, among them ones no builder makes, and wants the views to be those that a
+// restored tree derives from the records at once.
+func TestDeriveEqualsRebuild(t *testing.T) {
+	views := func(w *world) map[string]string {
+		m := map[string]string{}
+		w.snap().Walk("v/", func(path string, e *kv.Entry) bool {
+			m[path] = fmt.Sprintf("%+v", e.Record())
+			if i, ok := e.Record().(*catalog.Instance); ok {
+				m[path] = fmt.Sprintf("%+v %+v %+v %s", *i.Node, *i.Service, deref(i.Checks), i.Status)
+			}
+			return true
+		})
+		for name, tags := range catalog.Services(w.snap()) {
+			m["v/n/"+strings.ToLower(name)] = name + fmt.Sprint(tags)
+		}
+		return m
+	}
+	for seed := range int64(8) {
+		r := rand.New(rand.NewSource(seed))
+		w := newWorld(t)
+		for range 60 {
+			var txn kv.Txn
+			for range 1 + r.Intn(4) {
+				n := fmt.Sprint("n/", r.Intn(2))
+				s := fmt.Sprint(n, "/s/", r.Intn(3))
+				path := pick(r, []string{n, n + "/c/x", s, s, s + "/c/x" + s[len(s)-1:], n + "/l/" + n[2:]})
+				op := kv.Op{Kind: kv.OpSet, Flags: kv.Flat | kv.KeepCreated, Path: path}
+				op.Value = randomRecord(r, strings.Split(path, "/"))
+				switch r.Intn(9) {
+				case 0:
+					op = kv.Op{Kind: kv.OpDelete, Path: path}
+				case 1:
+					op = kv.Op{Kind: kv.OpDeleteTree, Path: pick(r, []string{path, s, n, n + "/s", n + "/c", n + "/l"})}
+				case 2:
+					op = kv.Op{Kind: kv.OpDeletePrefix, Path: path}
+				}
+				txn.Ops = append(txn.Ops, op)
+			}
+			w.apply(txn)
+			got, want := views(w), views(w.restored())
+			if !reflect.DeepEqual(got, want) {
+				t.Fatalf("seed %d: after %+v\n got %v\nwant %v", seed, txn.Ops, got, want)
+			}
+		}
+	}
+}

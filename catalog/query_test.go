@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/musterhq/muster/catalog"
+	"github.com/musterhq/muster/kv"
 )
 
 func TestAggregate(t *testing.T) {
@@ -133,6 +134,12 @@ func TestWhoWakes(t *testing.T) {
 		{"new tag", func() { w.register(retag) }, "web services node-a"},
 		{"session", func() { w.do(catalog.CreateSession(w.snap(), catalog.Session{ID: "x", Node: "b"})) }, "node-b sessions"},
 		{"end of the last instance", func() { w.deregister("b", "solo", "") }, "solo services node-b"},
+		{"a check that comes and goes in one Txn", func() {
+			w.apply(kv.Txn{Ops: []kv.Op{
+				{Kind: kv.OpSet, Flags: kv.Flat, Path: catalog.CheckPath("a", "", "x"), Value: "{}"},
+				{Kind: kv.OpDeleteTree, Path: catalog.CheckPath("a", "", "x")},
+			}})
+		}, "node-a"},
 		{"first instance", func() { w.register(reg("b", "none", "none")) }, "none services node-b"},
 		{"end of a node", func() { w.deregister("b", "", "") }, "web db none services nodes node-b sessions"},
 	} {
@@ -145,6 +152,57 @@ func TestWhoWakes(t *testing.T) {
 		if got := strings.Join(woken, " "); got != c.want {
 			t.Errorf("%s: woke %q, want %q", c.what, got, c.want)
 		}
+	}
+}
+
+// TestViewsFollowAnyTxn applies Txns that no builder makes: records that move the other way round, services without a
+// node, and the end of everything.
+func TestViewsFollowAnyTxn(t *testing.T) {
+	w := newWorld(t)
+	put := func(path, value string) kv.Op {
+		return kv.Op{Kind: kv.OpSet, Flags: kv.Flat, Path: path, Value: value}
+	}
+	remove := func(path string) kv.Op { return kv.Op{Kind: kv.OpDeleteTree, Path: path} }
+	w.apply(kv.Txn{Ops: []kv.Op{put("n/a", `{"ID":"i","Name":"a"}`), put("n/a/l/s", `{"ID":"s","Node":"a"}`),
+		put("n/a/s/x", `{"ID":"x","Name":"web"}`), put("n/a/s/x/c/c", `{"ID":"c","ServiceID":"x"}`)}})
+	w.apply(kv.Txn{Ops: []kv.Op{put("n/b", `{"ID":"i","Name":"b"}`), put("n/b/l/s", `{"ID":"s","Node":"b"}`),
+		put("n/b/s/y", `{"ID":"y","Name":"web"}`), put("n/b/s/y/c/c", `{"ID":"c","ServiceID":"y"}`), remove("n/a")}})
+	if n, ok := catalog.NodeByID(w.snap(), "i"); !ok || n.Name != "b" {
+		t.Errorf("node by ID: %+v", n)
+	}
+	if x, ok := catalog.GetSession(w.snap(), "s"); !ok || x.Node != "b" {
+		t.Errorf("session: %+v", x)
+	}
+	if _, path, ok := catalog.GetCheck(w.snap(), "b", "c"); !ok || path != "n/b/s/y/c/c" {
+		t.Errorf("check at %q", path)
+	}
+	if i := catalog.Instances(w.snap(), "web"); len(i) != 1 || i[0].Node.Name != "b" {
+		t.Errorf("instances %+v", deref(i))
+	}
+	// The record of the node goes, its service stays behind and shows nowhere until the node is back.
+	w.apply(kv.Txn{Ops: []kv.Op{{Kind: kv.OpDelete, Path: "n/b"}}})
+	if s := w.snap(); len(catalog.Instances(s, "web")) != 0 || len(catalog.Services(s)) != 0 || len(catalog.Nodes(s)) != 0 {
+		t.Error("a service without a node shows")
+	}
+	w.apply(kv.Txn{Ops: []kv.Op{put("n/b", `{"Name":"b"}`)}})
+	if s := w.snap(); len(catalog.Instances(s, "web")) != 1 || len(catalog.Services(s)) != 1 {
+		t.Error("the service did not come back with its node")
+	}
+	for _, bad := range []string{"n/b/zzz", "n/b/s/x/y", "n/b/c/x"} {
+		value := "{}"
+		if bad == "n/b/c/x" {
+			value = "{"
+		}
+		if res := w.tree.Apply(kv.Txn{Ops: []kv.Op{put(bad, value)}})[0]; res.Code != kv.BadTxn {
+			t.Errorf("%s: code %d", bad, res.Code)
+		}
+	}
+	w.apply(kv.Txn{Ops: []kv.Op{{Kind: kv.OpDeletePrefix, Path: "n/"}}})
+	if v, ok := w.snap().Get("v"); ok {
+		v.Each(func(e *kv.Entry) bool {
+			t.Errorf("the view v/%s is left", e.Name())
+			return true
+		})
 	}
 }
 

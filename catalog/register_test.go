@@ -180,10 +180,14 @@ func TestStaleTxns(t *testing.T) {
 		w.register(r)
 		w.apply(catalog.SetLiveness(w.snap(), "n", true))
 		w.register(catalog.Registration{Node: catalog.Node{ID: uuid(2), Name: "dead", Address: "x"}})
+		w.register(catalog.Registration{Node: node("plain")})
+		w.register(nodeCheck("locker", "mem", catalog.Passing))
+		w.do(catalog.CreateSession(w.snap(), catalog.Session{ID: "first", Node: "locker"}))
 	}
 	session := catalog.Session{ID: "s", Node: "n", NodeChecks: []string{catalog.LivenessCheck}}
 	skip := catalog.Registration{Node: catalog.Node{Name: "n"}, SkipNodeUpdate: true, Service: &catalog.Service{Name: "x"}}
 	same := catalog.Registration{Node: catalog.Node{ID: uuid(1), Name: "n", Address: "10.0.0.1"}, Service: &catalog.Service{Name: "x"}}
+	plain := catalog.Registration{Node: node("plain"), Service: &catalog.Service{Name: "x"}}
 	fresh := catalog.Registration{Node: catalog.Node{ID: uuid(7), Name: "fresh", Address: "x"}}
 	build := func(r catalog.Registration) func(s *kv.Snap) (kv.Txn, error) {
 		return func(s *kv.Snap) (kv.Txn, error) { return catalog.Register(s, r) }
@@ -191,8 +195,7 @@ func TestStaleTxns(t *testing.T) {
 	removeNode := func(w *world) { w.deregister("n", "", "") }
 	createSession := func(w *world) { w.do(catalog.CreateSession(w.snap(), session)) }
 	fail := func(s *kv.Snap) (kv.Txn, error) { return catalog.SetLiveness(s, "n", false), nil }
-	other := session
-	other.ID = "other"
+	other := catalog.Session{ID: "other", Node: "locker", NodeChecks: []string{"mem"}}
 	for _, c := range []struct {
 		name   string
 		build  func(*kv.Snap) (kv.Txn, error)
@@ -200,6 +203,7 @@ func TestStaleTxns(t *testing.T) {
 	}{
 		{"skip the update of a node that goes", build(skip), removeNode},
 		{"keep the record of a node that goes", build(same), removeNode},
+		{"keep the record of a node without ID that goes", build(plain), func(w *world) { w.deregister("plain", "", "") }},
 		{"a new node whose name is taken meanwhile", build(fresh), func(w *world) {
 			w.register(catalog.Registration{Node: catalog.Node{ID: uuid(8), Name: "fresh", Address: "x"}})
 		}},
@@ -214,7 +218,8 @@ func TestStaleTxns(t *testing.T) {
 		{"liveness of a node that goes", fail, removeNode},
 		{"a failure, and a session that begins", fail, createSession},
 		{"a check that goes, and a session that begins", func(s *kv.Snap) (kv.Txn, error) { return catalog.Deregister(s, "n", "", catalog.LivenessCheck) }, createSession},
-		{"a failure, and one more session that begins", fail, func(w *world) { w.do(catalog.CreateSession(w.snap(), other)); createSession(w) }},
+		{"a failure, and one more session that begins", build(nodeCheck("locker", "mem", catalog.Critical)),
+			func(w *world) { w.do(catalog.CreateSession(w.snap(), other)) }},
 		{"a session, and a check that fails", func(s *kv.Snap) (kv.Txn, error) { return catalog.CreateSession(s, session) },
 			func(w *world) { w.apply(catalog.SetLiveness(w.snap(), "n", false)) }},
 		{"a session, and a check that goes", func(s *kv.Snap) (kv.Txn, error) { return catalog.CreateSession(s, session) },
