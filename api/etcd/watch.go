@@ -42,7 +42,7 @@ func (d *Dialect) watch(w http.ResponseWriter, r *http.Request, key string, p *p
 		if err != nil {
 			return
 		}
-		if !m.wants(&ev) {
+		if !m.wants(&ev) || d.stays(r, &ev) {
 			continue
 		}
 		if d.writeEvent(w, rc, &ev, p.stream) != nil || !p.stream {
@@ -93,13 +93,24 @@ func (m *match) wants(ev *kv.Event) bool {
 	if ev.Index < m.from || ev.Action == kv.ActRefresh {
 		return false
 	}
-	if removed(ev.Action) && ev.Entry != nil && ev.Entry.Len() > 0 {
-		return false // a flat key gave up its value, its children stay: the directory seen here has not changed
-	}
 	if ev.Index <= m.past && !m.stream {
 		return true // a search of the history finds hidden nodes
 	}
 	return !hiddenBelow(m.tree, ev.Path)
+}
+
+// stays says whether the event only took the value of a flat key that has others below it. Then the directory seen
+// here is still there, which shows in the tree: one made anew would have a later created index.
+func (d *Dialect) stays(r *http.Request, ev *kv.Event) bool {
+	if !removed(ev.Action) || ev.Prev == nil || !ev.Prev.HasValue() || ev.Prev.Len() == 0 {
+		return false
+	}
+	snap, _, err := d.store.Read(r.Context(), api.Stale)
+	if err != nil {
+		return false
+	}
+	now, ok := snap.Get(ev.Path)
+	return ok && now.IsDir() && now.Created() == ev.Prev.Created()
 }
 
 // hiddenBelow says whether path has a hidden segment below the watched one. What is above does not count, nor does
