@@ -83,6 +83,9 @@ func (c *BodyCache) Lookup(key BodyKey, index uint64) *Body {
 // Get returns the answer at this index and makes it by encode if need be; only one of the callers that ask for
 // the same at the same time encodes. An older index than the one kept is encoded but not kept.
 func (c *BodyCache) Get(key BodyKey, index uint64, encode func() ([]byte, error)) (*Body, error) {
+	if b := c.Lookup(key, index); b != nil {
+		return b, nil
+	}
 	c.mu.Lock()
 	e := c.bodies[key]
 	switch {

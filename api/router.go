@@ -127,7 +127,7 @@ func (rt *Router) limitBody(e *entry, w *recorder, r *http.Request) bool {
 	if limit == 0 {
 		limit = rt.maxBody
 	}
-	if d, ok := w.ResponseWriter.(interface{ SetReadDeadline(time.Time) error }); ok && limit > 0 {
+	if d, ok := w.ResponseWriter.(interface{ SetReadDeadline(time.Time) error }); ok && (limit > 0 || r.ContentLength > 0) {
 		// The server sets a new deadline before it reads the next request.
 		_ = d.SetReadDeadline(time.Now().Add(bodyTime + time.Duration(max(0, r.ContentLength)>>16)*time.Second))
 	}

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"log"
 	"net"
 	"net/http"
 	"os"
@@ -73,9 +72,6 @@ func NewServer(c ServerConfig) *Server {
 		MaxHeaderBytes:    c.MaxHeaderBytes,
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ErrorLog:          c.Logger.StandardLogger(&hclog.StandardLoggerOptions{InferLevels: false, ForceLevel: hclog.Debug}),
-	}
-	if s.http.ErrorLog == nil {
-		s.http.ErrorLog = log.Default()
 	}
 	return s
 }

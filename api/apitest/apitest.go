@@ -82,10 +82,15 @@ func (s *Store) Propose(ctx context.Context, t kv.Txn) (kv.Result, error) {
 		return kv.Result{}, err
 	}
 	s.writes.Add(1)
+	return s.Apply(t), nil
+}
+
+// Apply applies a Txn as if another server had sent it, also while the Store is told to fail.
+func (s *Store) Apply(t kv.Txn) kv.Result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.Now = time.Now().UnixNano()
-	return s.Tree.Apply(t)[0], nil
+	return s.Tree.Apply(t)[0]
 }
 
 // Read implements api.Store.

@@ -36,6 +36,7 @@ type Sessions struct {
 }
 
 type keptSession struct {
+	deletes  bool // behavior: its keys go with it
 	delay    time.Duration
 	ttl      time.Duration
 	timer    *time.Timer // nil without TTL
@@ -128,7 +129,7 @@ func (k *Sessions) follow(ctx context.Context, snap *kv.Snap, first bool) {
 }
 
 func (k *Sessions) adopt(ctx context.Context, x *catalog.Session) {
-	s := &keptSession{delay: min(time.Duration(x.LockDelay), maxLockDelay)}
+	s := &keptSession{deletes: x.Behavior == catalog.BehaviorDelete, delay: min(time.Duration(x.LockDelay), maxLockDelay)}
 	k.known[x.ID] = s
 	if ttl, err := time.ParseDuration(x.TTL); err == nil && ttl > 0 {
 		id := x.ID
@@ -161,14 +162,15 @@ func (k *Sessions) hold(id, key string) {
 }
 
 // ended begins the lock delay of what a vanished session held. A key that it unlocked before is not among them,
-// nor one that somebody else holds by now.
+// nor one that somebody deleted or holds by now.
 func (k *Sessions) ended(snap *kv.Snap, id string, x *keptSession, now time.Time) {
 	if x.timer != nil {
 		x.timer.Stop()
 	}
 	if x.delay > 0 {
 		for key := range k.held[id] {
-			if e, ok := snap.Get(kvRoot + key); !ok || e.Owner() == "" {
+			e, ok := snap.Get(kvRoot + key)
+			if ok = ok && e.HasValue(); ok && e.Owner() == "" || !ok && x.deletes {
 				k.delays[key] = now.Add(x.delay)
 			}
 		}

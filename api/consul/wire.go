@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/musterhq/muster/api"
 )
@@ -120,11 +122,14 @@ func commonHeaders(h http.Header) {
 	h["X-Consul-Default-Acl-Policy"] = headerAllow
 }
 
-// printable refuses control characters in paths, which the contract answers with 400 and no body.
+// printable is false for paths with non-printable characters, which the contract answers with 400 and no body.
 func printable(path string) bool {
 	for i := 0; i < len(path); i++ {
-		if c := path[i]; c < 0x20 || c == 0x7f {
+		switch c := path[i]; {
+		case c < 0x20 || c == 0x7f:
 			return false
+		case c >= utf8.RuneSelf:
+			return strings.IndexFunc(path[i:], func(r rune) bool { return !unicode.IsPrint(r) }) < 0
 		}
 	}
 	return true
