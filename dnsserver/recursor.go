@@ -19,7 +19,7 @@ func (s *Server) recurse(ctx context.Context, st *settings, req *dns.Msg, tcp bo
 	default:
 		return nil, fmt.Errorf("dns: more than %d questions wait for recursors", cap(s.recursing))
 	}
-	client := dns.Client{Net: "udp", Timeout: st.RecursorTimeout}
+	client := dns.Client{Net: "udp", Timeout: st.RecursorTimeout, UDPSize: maxQuery} // some send more than was asked for
 	if tcp {
 		client.Net = "tcp"
 	}

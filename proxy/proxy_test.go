@@ -262,7 +262,7 @@ func TestHintOutsideTheClusterIsIgnored(t *testing.T) {
 }
 
 func TestStatus503OfTheApplicationIsAnAnswer(t *testing.T) {
-	b := serve(t, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "busy", 503) })
+	b := serve(t, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "busy", http.StatusServiceUnavailable) })
 	f := front(t, newProxy(t, nil, b.addr()), Leader)
 	if code, body, _ := call(t, "PUT", f.URL+"/k", "v"); code != 503 || body != "busy\n" || b.hits.Load() != 1 {
 		t.Errorf("%d %q after %d requests", code, body, b.hits.Load())

@@ -1,0 +1,88 @@
+package dnsserver
+
+import (
+	"encoding/json"
+
+	"github.com/musterhq/muster/catalog"
+)
+
+// The parts of the HTTP answers of the flat dialect that DNS needs.
+
+type nodeJSON struct {
+	ID, Node, Address, Datacenter string
+	Meta                          map[string]string
+}
+
+func (n nodeJSON) record() *catalog.Node {
+	return &catalog.Node{ID: n.ID, Name: n.Node, Address: n.Address, Datacenter: n.Datacenter, Meta: n.Meta}
+}
+
+type entryJSON struct {
+	Node    nodeJSON
+	Service struct {
+		ID, Service, Address string
+		Tags                 []string
+		Port                 int
+		Weights              struct{ Passing, Warning int }
+	}
+	Checks []struct{ Status string }
+}
+
+// decodeService reads the answer of /v1/health/service/<name>.
+func decodeService(body []byte, index uint64) (value, error) {
+	var list []entryJSON
+	if err := json.Unmarshal(body, &list); err != nil {
+		return value{}, err
+	}
+	a := &Answer{Index: index, Instances: make([]*catalog.Instance, 0, len(list))}
+	for _, e := range list {
+		status := catalog.Passing
+		for _, c := range e.Checks {
+			status = worse(status, c.Status)
+		}
+		a.Instances = append(a.Instances, &catalog.Instance{
+			Node: e.Node.record(),
+			Service: &catalog.Service{
+				ID: e.Service.ID, Name: e.Service.Service, Address: e.Service.Address, Tags: e.Service.Tags, Port: e.Service.Port,
+				Weights: catalog.Weights{Passing: e.Service.Weights.Passing, Warning: e.Service.Weights.Warning},
+			},
+			Status: status,
+		})
+	}
+	return value{answer: a, missing: len(list) == 0}, nil
+}
+
+// worse of two statuses; one nobody knows counts as critical.
+func worse(a, b catalog.Status) catalog.Status {
+	switch {
+	case a == catalog.Critical || b == catalog.Passing:
+		return a
+	case b == catalog.Warning:
+		return b
+	}
+	return catalog.Critical
+}
+
+// decodeNode reads the answer of /v1/catalog/node/<name>, which is null for a node nobody knows.
+func decodeNode(body []byte, _ uint64) (value, error) {
+	var answer *struct{ Node *nodeJSON }
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return value{}, err
+	}
+	if answer == nil || answer.Node == nil {
+		return value{missing: true}, nil
+	}
+	return value{node: answer.Node.record()}, nil
+}
+
+// decodeOwner reads the answer of /v1/catalog/nodes and takes the first.
+func decodeOwner(body []byte, _ uint64) (value, error) {
+	var list []nodeJSON
+	if err := json.Unmarshal(body, &list); err != nil {
+		return value{}, err
+	}
+	if len(list) == 0 {
+		return value{missing: true}, nil
+	}
+	return value{owner: Owner{Node: list[0].Node}}, nil
+}

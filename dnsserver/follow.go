@@ -1,0 +1,401 @@
+package dnsserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/musterhq/muster/catalog"
+)
+
+// Fetch asks the cluster: a GET of path ("/v1/health/service/web") with query. index is the X-Consul-Index of the
+// answer. Every status but 200 is an error. The caller closes body.
+type Fetch func(ctx context.Context, path string, query url.Values) (body io.ReadCloser, index uint64, err error)
+
+// FollowConfig of a FollowSource. Only Fetch is required.
+type FollowConfig struct {
+	Fetch    Fetch
+	Idle     time.Duration // a name not asked for this long is no longer followed, default 5 min
+	First    time.Duration // how long the first question about a name waits for the cluster, default 2 s
+	Wait     time.Duration // of one blocking query, default 60 s
+	MaxNames int           // names remembered, default 4096
+	Logger   hclog.Logger
+}
+
+const (
+	maxBody      = 64 << 20         // bytes of one answer of the cluster
+	fetchSlack   = 15 * time.Second // beyond Wait, until a silent server is given up
+	retryFirst   = 100 * time.Millisecond
+	retryMost    = 5 * time.Second
+	idleMissing  = 30 * time.Second // Idle of names that do not exist
+	reverseFresh = 10 * time.Second // how long an answer to a reverse question is good
+	evictSample  = 32
+)
+
+// FollowSource answers on an agent that holds no data. Each name in use is followed by a blocking query, so that a
+// question about it never waits for the network. When the cluster cannot be reached, what was known last is
+// answered, marked stale, without limit of time.
+type FollowSource struct {
+	cfg    FollowConfig
+	log    hclog.Logger
+	ctx    context.Context
+	cancel context.CancelFunc
+	runs   sync.WaitGroup
+
+	mu    sync.RWMutex
+	items map[string]*item
+}
+
+var _ Source = (*FollowSource)(nil)
+
+// NewFollowSource returns a FollowSource, which does nothing until it is asked. Close it.
+func NewFollowSource(c FollowConfig) (*FollowSource, error) {
+	if c.Fetch == nil {
+		return nil, errors.New("dns: FollowConfig.Fetch is missing")
+	}
+	setDuration(&c.Idle, 5*time.Minute)
+	setDuration(&c.First, 2*time.Second)
+	setDuration(&c.Wait, time.Minute)
+	if c.MaxNames <= 0 {
+		c.MaxNames = 4096
+	}
+	if c.Logger == nil {
+		c.Logger = hclog.NewNullLogger()
+	}
+	f := &FollowSource{cfg: c, log: c.Logger, items: make(map[string]*item)}
+	f.ctx, f.cancel = context.WithCancel(context.Background())
+	return f, nil
+}
+
+// Close ends all queries. Questions afterwards are answered with what is known.
+func (f *FollowSource) Close() {
+	f.mu.Lock() // no run begins once the lock has been held with the context ended
+	f.cancel()
+	f.mu.Unlock()
+	f.runs.Wait()
+}
+
+// item is one thing that is followed while it is asked for. Afterwards it stays, without costing the cluster
+// anything, for the day when nobody can be reached.
+type item struct {
+	key    string
+	path   string
+	query  url.Values
+	follow bool // by blocking query; else the answer is asked anew when it is old
+	decode func(body []byte, index uint64) (value, error)
+
+	used atomic.Int64 // unix nanoseconds of the last question
+	now  atomic.Pointer[value]
+	live atomic.Bool // the present run has had a result; now needs no waiting
+
+	mu    sync.Mutex
+	stop  context.CancelFunc // of the present run, nil when there is none
+	first chan struct{}      // closed by the first result of the present run
+}
+
+// value is what is known; one of the first three is meant, by the kind of item. It is immutable.
+type value struct {
+	answer  *Answer
+	node    *catalog.Node
+	owner   Owner
+	missing bool // nothing is there
+	stale   bool
+}
+
+// Service implements Source.
+func (f *FollowSource) Service(ctx context.Context, name string) (*Answer, error) {
+	v, err := f.get(ctx, "s/"+name, func(it *item) {
+		it.path, it.follow = "/v1/health/service/"+url.PathEscape(name), true
+		it.decode = decodeService
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.answer, nil
+}
+
+// Node implements Source.
+func (f *FollowSource) Node(ctx context.Context, name string) (*catalog.Node, error) {
+	v, err := f.get(ctx, "n/"+name, func(it *item) {
+		it.path, it.follow = "/v1/catalog/node/"+url.PathEscape(name), true
+		it.decode = decodeNode
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.node, nil
+}
+
+// Servers implements Source.
+func (f *FollowSource) Servers(ctx context.Context) ([]*catalog.Node, error) {
+	a, err := f.Service(ctx, serverService)
+	if err != nil {
+		return nil, err
+	}
+	return nodesOf(a), nil
+}
+
+// Reverse implements Source. Nodes are asked of the cluster; services are found among those in use on this machine,
+// since no query finds services by address.
+func (f *FollowSource) Reverse(ctx context.Context, addr netip.Addr) (Owner, error) {
+	text := addr.Unmap().String()
+	v, err := f.get(ctx, "r/"+text, func(it *item) {
+		it.path, it.query = "/v1/catalog/nodes", url.Values{"filter": {"Address == " + strconv.Quote(text)}}
+		it.decode = decodeOwner
+	})
+	if err == nil && v.owner.Node != "" {
+		return v.owner, nil
+	}
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	for _, it := range f.items {
+		if s := it.now.Load(); s != nil && s.answer != nil {
+			for _, in := range s.answer.Instances {
+				if in.Service.Address == text {
+					return Owner{Service: in.Service.Name}, nil
+				}
+			}
+		}
+	}
+	return Owner{}, err
+}
+
+// get returns what is known about key, waiting only if it is not being followed yet. fill completes a new item.
+func (f *FollowSource) get(ctx context.Context, key string, fill func(*item)) (*value, error) {
+	f.mu.RLock()
+	it := f.items[key]
+	f.mu.RUnlock()
+	if it == nil {
+		it = f.add(key, fill)
+	}
+	it.used.Store(time.Now().UnixNano())
+	if it.live.Load() {
+		if v := it.now.Load(); v != nil {
+			return v, nil
+		}
+	}
+	first := f.run(it)
+	if first == nil {
+		return it.known()
+	}
+	timer := time.NewTimer(f.cfg.First)
+	defer timer.Stop()
+	select {
+	case <-first:
+	case <-timer.C:
+		it.goStale()
+	case <-ctx.Done():
+		it.goStale()
+	}
+	return it.known()
+}
+
+func (it *item) known() (*value, error) {
+	if v := it.now.Load(); v != nil {
+		return v, nil
+	}
+	return nil, ErrUnreachable
+}
+
+// add enters an item, in place of another if there are too many.
+func (f *FollowSource) add(key string, fill func(*item)) *item {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if it := f.items[key]; it != nil {
+		return it
+	}
+	if len(f.items) >= f.cfg.MaxNames {
+		f.evict()
+	}
+	it := &item{key: key}
+	fill(it)
+	f.items[key] = it
+	return it
+}
+
+// evict drops one of a few items, which the map hands out at random: one that names nothing, else the one not asked
+// for longest. So names made up by somebody push out each other and not those in use.
+func (f *FollowSource) evict() {
+	var worst *item
+	worse := func(a, b *item) bool {
+		av, bv := a.now.Load(), b.now.Load()
+		am, bm := av == nil || av.missing, bv == nil || bv.missing
+		if am != bm {
+			return am
+		}
+		return a.used.Load() < b.used.Load()
+	}
+	n := 0
+	for _, it := range f.items {
+		if worst == nil || worse(it, worst) {
+			worst = it
+		}
+		if n++; n == evictSample {
+			break
+		}
+	}
+	delete(f.items, worst.key)
+	worst.mu.Lock()
+	defer worst.mu.Unlock()
+	if worst.stop != nil {
+		worst.stop()
+	}
+}
+
+// run starts following it unless that is being done, and returns what its first result will close; nil after Close.
+func (f *FollowSource) run(it *item) <-chan struct{} {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	if it.stop != nil {
+		return it.first
+	}
+	if f.ctx.Err() != nil {
+		return nil
+	}
+	var ctx context.Context
+	ctx, it.stop = context.WithCancel(f.ctx)
+	it.first = make(chan struct{})
+	f.runs.Go(func() { f.loop(ctx, it) })
+	return it.first
+}
+
+// loop follows it until nobody asks any more.
+func (f *FollowSource) loop(ctx context.Context, it *item) {
+	seen := false
+	result := func() {
+		it.live.Store(true)
+		if !seen {
+			seen = true
+			close(it.first)
+		}
+	}
+	defer func() {
+		it.mu.Lock()
+		defer it.mu.Unlock()
+		it.live.Store(false)
+		if !seen {
+			close(it.first)
+		}
+		it.stop()
+		it.stop = nil
+	}()
+	var index uint64
+	failures := 0
+	for ctx.Err() == nil && !f.idle(it) {
+		began := time.Now()
+		v, got, err := f.fetch(ctx, it, index)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			f.log.Debug("following a name failed", "path", it.path, "error", err)
+			it.goStale()
+			result()
+			index = 0 // the next answer shall come at once
+			failures++
+			pause(ctx, retryPause(failures))
+			continue
+		}
+		failures = 0
+		if old := it.now.Load(); old == nil || old.stale || got != index || index == 0 {
+			it.now.Store(v)
+		}
+		result()
+		if !it.follow {
+			pause(ctx, reverseFresh)
+			return
+		}
+		if got == index && time.Since(began) < time.Second || got == 0 {
+			pause(ctx, time.Second) // a server that does not block must not make us spin
+		}
+		index = got
+	}
+}
+
+// fetch asks once; with an index it waits for a change beyond it.
+func (f *FollowSource) fetch(ctx context.Context, it *item, index uint64) (*value, uint64, error) {
+	limit := fetchSlack
+	query := url.Values{"stale": {""}}
+	for k, v := range it.query {
+		query[k] = v
+	}
+	if index > 0 {
+		query.Set("index", strconv.FormatUint(index, 10))
+		query.Set("wait", f.cfg.Wait.String())
+		limit += f.cfg.Wait + f.cfg.Wait/16 // servers add up to a sixteenth by chance
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	body, got, err := f.cfg.Fetch(ctx, it.path, query)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer body.Close()
+	b, err := io.ReadAll(io.LimitReader(body, maxBody+1))
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(b) > maxBody {
+		return nil, 0, fmt.Errorf("dns: answer to %s is larger than %d bytes", it.path, maxBody)
+	}
+	v, err := it.decode(b, got)
+	if err != nil {
+		return nil, 0, fmt.Errorf("dns: answer to %s: %w", it.path, err)
+	}
+	if got < index {
+		got = 0 // the cluster was rebuilt; begin again
+	}
+	return &v, got, nil
+}
+
+// idle says whether nobody has asked for long enough.
+func (f *FollowSource) idle(it *item) bool {
+	limit := f.cfg.Idle
+	if v := it.now.Load(); v == nil || v.missing {
+		limit = min(limit, idleMissing)
+	}
+	return time.Since(time.Unix(0, it.used.Load())) > limit
+}
+
+// goStale marks what is known as no longer confirmed.
+func (it *item) goStale() {
+	v := it.now.Load()
+	if v == nil || v.stale {
+		return
+	}
+	old := *v
+	old.stale = true
+	if old.answer != nil {
+		a := *old.answer
+		a.Stale = true
+		old.answer = &a
+	}
+	it.now.CompareAndSwap(v, &old)
+}
+
+// retryPause grows with each failure, with chance in it so that agents do not come back together.
+func retryPause(failures int) time.Duration {
+	d := min(retryFirst<<min(failures, 10), retryMost)
+	return d/2 + rand.N(d)
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
