@@ -37,8 +37,8 @@ type dataDir struct {
 }
 
 // openDir creates or checks dir and takes it for this process.
-func openDir(dir, nodeID string) (d *dataDir, err error) {
-	d = &dataDir{dir: dir, id: identity{Format: dirFormat, NodeID: nodeID}}
+func openDir(dir, nodeID string) (_ *dataDir, err error) {
+	d := &dataDir{dir: dir, id: identity{Format: dirFormat, NodeID: nodeID}}
 	if dir == "" {
 		return d, nil
 	}

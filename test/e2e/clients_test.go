@@ -69,6 +69,8 @@ func TestStockEtcdctl(t *testing.T) {
 		return strings.HasPrefix(watch.String(), "v")
 	})
 	eventually(t, 15*time.Second, "exec-watch runs its command", func() bool {
+		n++
+		sh(t, env, "", ctl, "set", "/w", fmt.Sprint("v", n))
 		return strings.Contains(execWatch.String(), "set /w v")
 	})
 }

