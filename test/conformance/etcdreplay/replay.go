@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -24,7 +25,8 @@ import (
 
 // Options of a Run.
 type Options struct {
-	// Skip says why a case ("name") is left out, or why one step of it ("name/3") is run but not compared.
+	// Skip says why a recording ("file.jsonl") or a case of it ("name") is left out, or why one step of a case
+	// ("name/3") is run but not compared.
 	Skip map[string]string
 	// Fresh starts a new server for a case that wants one and returns its URL. Nil: such cases use the common one.
 	Fresh func(t *testing.T) string
@@ -100,6 +102,9 @@ func Load(file string) ([][]Step, error) {
 // Run replays every case of a recording as a subtest.
 func Run(t *testing.T, baseURL, file string, o Options) {
 	t.Helper()
+	if why := o.Skip[filepath.Base(file)]; why != "" {
+		t.Skip(why)
+	}
 	cases, err := Load(file)
 	if err != nil {
 		t.Fatal(err)
@@ -211,7 +216,9 @@ func timeout(ms, byDefault int) time.Duration {
 
 // step does what a step says and returns the answer in the shape of a recorded response.
 func (r *run) step(s *Step, req *Request) (any, error) {
-	time.Sleep(time.Duration(s.SleepMS) * time.Millisecond) // recorded: lets a time to live run out
+	if s.SleepMS > 0 {
+		<-time.After(time.Duration(s.SleepMS) * time.Millisecond) // part of the exchange: a time to live runs out
+	}
 	switch {
 	case s.WatchStart != "":
 		w, head, err := r.target.watch(req, timeout(0, 3000))

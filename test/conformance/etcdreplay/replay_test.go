@@ -22,22 +22,44 @@ func recordings(t *testing.T) []string {
 	return files
 }
 
-// TestAgainstURL replays against the server named by MUSTER_CONFORMANCE_URL, whatever it is. MUSTER_CONFORMANCE_SKIP
-// is a comma list of recordings to leave out.
+// TestAgainstURL replays against the server named by MUSTER_CONFORMANCE_URL. With MUSTER_CONFORMANCE_STRICT set nothing
+// is left out, otherwise the known departures are.
 func TestAgainstURL(t *testing.T) {
 	base := os.Getenv("MUSTER_CONFORMANCE_URL")
 	if base == "" {
 		t.Skip("MUSTER_CONFORMANCE_URL is not set")
 	}
-	skip := "," + os.Getenv("MUSTER_CONFORMANCE_SKIP") + ","
+	skip := Departures()
+	if os.Getenv("MUSTER_CONFORMANCE_STRICT") != "" {
+		skip = nil
+	}
 	for _, f := range recordings(t) {
-		name := strings.TrimSuffix(filepath.Base(f), ".jsonl")
-		t.Run(name, func(t *testing.T) {
-			if strings.Contains(skip, ","+name+",") {
-				t.Skip("left out by MUSTER_CONFORMANCE_SKIP")
-			}
-			Run(t, base, f, Options{})
+		t.Run(strings.TrimSuffix(filepath.Base(f), ".jsonl"), func(t *testing.T) {
+			Run(t, base, f, Options{Skip: skip})
 		})
+	}
+}
+
+// TestDeparturesExist keeps the list from outliving what it names.
+func TestDeparturesExist(t *testing.T) {
+	known := make(map[string]bool)
+	for _, f := range recordings(t) {
+		known[filepath.Base(f)] = true
+		cases, err := Load(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, steps := range cases {
+			known[steps[0].Case] = true
+			for _, s := range steps {
+				known[fmt.Sprintf("%s/%d", s.Case, s.Step)] = true
+			}
+		}
+	}
+	for name, why := range Departures() {
+		if !known[name] || why == "" {
+			t.Errorf("%q (%s) names nothing in the recordings, or has no reason", name, why)
+		}
 	}
 }
 
