@@ -67,7 +67,7 @@ type Sync struct {
 	mu      sync.Mutex
 	units   map[unitKey]*unit
 	due     time.Time // of the next full comparison
-	stopped bool
+	running bool      // Run is on: before and after, changes are only noted
 }
 
 // unitKey names a service by its id, or a check of the node by its own.
@@ -85,7 +85,7 @@ type unit struct {
 	failed  bool // to be sent again with the next full comparison
 }
 
-// NewSync makes a Sync and attaches it to the registry: from now on changes are sent. Run compares.
+// NewSync makes a Sync and attaches it to the registry: from now on changes are noted. Run sends them.
 func NewSync(cfg SyncConfig) *Sync {
 	if cfg.Interval == 0 {
 		cfg.Interval = time.Minute
@@ -114,6 +114,9 @@ func NewSync(cfg SyncConfig) *Sync {
 // Run compares everything at once, then every Interval scaled by the cluster's size and spread by chance, and after
 // failures, until ctx ends. Then requests under way have a second to finish. It deregisters nothing at its end.
 func (s *Sync) Run(ctx context.Context) {
+	s.mu.Lock()
+	s.running = true
+	s.mu.Unlock()
 	defer s.shut()
 	failures := 0
 	timer := time.NewTimer(0)
@@ -149,7 +152,7 @@ func (s *Sync) Run(ctx context.Context) {
 // shut ends all sending.
 func (s *Sync) shut() {
 	s.mu.Lock()
-	s.stopped = true
+	s.running = false
 	s.mu.Unlock()
 	defer time.AfterFunc(time.Second, s.cancel).Stop()
 	s.wg.Wait()
@@ -229,7 +232,8 @@ func (s *Sync) mark(key unitKey, whole bool, check string) <-chan struct{} {
 	if check != "" {
 		u.checks[check] = struct{}{}
 	}
-	if s.stopped {
+	if !s.running {
+		u.failed = !u.running
 		close(done)
 		return done
 	}
