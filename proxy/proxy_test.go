@@ -231,6 +231,26 @@ func TestReadIsRepeatedElsewhere(t *testing.T) {
 	}
 }
 
+func TestReadThatBreaksServersStops(t *testing.T) {
+	var list []string
+	var all []*backend
+	for range 6 {
+		b := serve(t, hangUp)
+		all, list = append(all, b), append(list, b.addr())
+	}
+	f := front(t, newProxy(t, nil, list...), Any)
+	if code, body, _ := call(t, "GET", f.URL+"/k", ""); code != http.StatusBadGateway {
+		t.Errorf("%d %q", code, body)
+	}
+	n := int64(0)
+	for _, b := range all {
+		n += b.hits.Load()
+	}
+	if n != maxBreaks {
+		t.Errorf("asked %d times", n)
+	}
+}
+
 func TestNotLeaderIsFollowedToTheLeader(t *testing.T) {
 	leader := serve(t, echo)
 	follower := serve(t, notLeading(leader.addr()))
@@ -361,22 +381,22 @@ func TestLoopOfServersEnds(t *testing.T) {
 }
 
 func TestServerThatBecomesLeaderRunsTheRequestItself(t *testing.T) {
-	var leader atomic.Value
-	leader.Store("")
+	var asked atomic.Int64
 	p := newProxy(t, func(c *Config) {
 		c.Self = "127.0.0.1:1"
 		c.Hold = patience
-		c.Leader = func() string { return leader.Load().(string) }
+		c.Leader = func() string {
+			if asked.Add(1) < 4 {
+				return "" // the election takes a few rounds
+			}
+			return "127.0.0.1:1"
+		}
 		c.Local = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("X-Here", r.Header.Get(HopsHeader))
 			echo(w, r)
 		})
 	}, "127.0.0.1:1")
 	f := front(t, p, Leader)
-	go func() {
-		time.Sleep(60 * time.Millisecond) // not a synchronisation: the request is right before and after
-		leader.Store("127.0.0.1:1")
-	}()
 	if code, body, h := call(t, "PUT", f.URL+"/k", "v"); code != 200 || body != "PUT /k v" || h.Get("X-Here") != "1" {
 		t.Errorf("%d %q %v", code, body, h)
 	}

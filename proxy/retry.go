@@ -17,6 +17,9 @@ import (
 // Between two rounds over the servers a request waits this long, plus up to as much again by chance.
 const pause = 50 * time.Millisecond
 
+// maxBreaks is how many connections one read may break. A request that brings servers down must not visit them all.
+const maxBreaks = 3
+
 // errSelf: this agent is the leader; the request must run here.
 var errSelf = errors.New("this agent is the leader")
 
@@ -26,7 +29,8 @@ type verdict uint8
 const (
 	deliver   verdict = iota // an answer for the client, whatever its status
 	elsewhere                // the server spoke and proved that it ran nothing: it does not lead
-	dead                     // proof that nothing ran, or a read without an answer: ask another server, leave this one alone
+	dead                     // the connection was never established: ask another server, leave this one alone
+	broken                   // a read without an answer: the same, a few times
 	unknown                  // it may have run: final
 	gone                     // the client gave up
 )
@@ -46,7 +50,7 @@ func judge(ctx context.Context, method string, resp *http.Response, err error, i
 	case isRefused(err):
 		return dead
 	case method == http.MethodGet || method == http.MethodHead:
-		return dead
+		return broken
 	}
 	return unknown
 }
@@ -89,6 +93,7 @@ func (p *Proxy) do(in *http.Request, header http.Header, body []byte, t Target) 
 	var began time.Time // of the first failure; a request that succeeds at once needs no clock
 	var ro round
 	ro.reset()
+	breaks := 0
 	for {
 		addr, ok := p.picker.pick(t, &ro)
 		if ok && addr == p.cfg.Self && addr != "" {
@@ -115,6 +120,11 @@ func (p *Proxy) do(in *http.Request, header http.Header, body []byte, t Target) 
 			began = p.picker.now()
 		}
 		p.count("retry")
+		if v == broken {
+			if breaks++; breaks < maxBreaks {
+				v = dead
+			}
+		}
 		switch v {
 		case elsewhere:
 			ro.reached = true
@@ -138,7 +148,7 @@ func (p *Proxy) do(in *http.Request, header http.Header, body []byte, t Target) 
 func (p *Proxy) wait(ctx context.Context, began time.Time, t Target, ro *round) error {
 	limit := p.cfg.Hold
 	// A server knows from its own raft whether there is a leader; for it silence of others proves nothing.
-	down := !ro.reached && p.cfg.Self == ""
+	down := !ro.reached && (p.cfg.Self == "" || t == Any)
 	if down {
 		limit = p.cfg.DownHold
 	}
