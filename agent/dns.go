@@ -13,9 +13,6 @@ import (
 	"github.com/musterhq/muster/proxy"
 )
 
-// maxFollowBody bounds one answer that the DNS view of a proxy reads, in bytes.
-const maxFollowBody = 64 << 20
-
 // dnsConfig translates the settings for the DNS server.
 func (a *Agent) dnsConfig(cfg *Config) dnsserver.Config {
 	d := dnsserver.DefaultConfig()
@@ -49,7 +46,12 @@ func (a *Agent) startDNS() error {
 			return a.tree.Snap()
 		})
 	} else {
-		return nil // FOLLOW
+		follow, err := dnsserver.NewFollowSource(dnsserver.FollowConfig{Fetch: a.fetch, Logger: a.log.Named("dns")})
+		if err != nil {
+			return err
+		}
+		a.onStop("DNS view", func(context.Context) error { follow.Close(); return nil })
+		src = follow
 	}
 	d, err := dnsserver.New(a.dnsConfig(&a.cfg), src)
 	if err != nil {
@@ -64,7 +66,7 @@ func (a *Agent) startDNS() error {
 }
 
 // fetch asks the cluster for a JSON document and the index that comes with it.
-func (a *Agent) fetch(ctx context.Context, path string, q url.Values) ([]byte, uint64, error) {
+func (a *Agent) fetch(ctx context.Context, path string, q url.Values) (io.ReadCloser, uint64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.scheme()+"://cluster"+path+"?"+q.Encode(), nil)
 	if err != nil {
 		return nil, 0, err
@@ -73,17 +75,15 @@ func (a *Agent) fetch(ctx context.Context, path string, q url.Values) ([]byte, u
 	if err != nil {
 		return nil, 0, err
 	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxFollowBody))
-	if err != nil {
-		return nil, 0, err
-	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, 0, fmt.Errorf("GET %s: status %d: %.200s", path, resp.StatusCode, b)
+		b, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
+		resp.Body.Close()
+		return nil, 0, fmt.Errorf("GET %s: status %d: %s", path, resp.StatusCode, b)
 	}
 	index, err := strconv.ParseUint(resp.Header.Get("X-Consul-Index"), 10, 64)
 	if err != nil {
-		index = 0
+		resp.Body.Close()
+		return nil, 0, fmt.Errorf("GET %s: the answer has no index", path)
 	}
-	return b, index, nil
+	return resp.Body, index, nil
 }

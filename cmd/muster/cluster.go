@@ -88,6 +88,20 @@ func leaveCommand(c *client) *cobra.Command {
 	}}
 }
 
+func forceLeaveCommand(c *client) *cobra.Command {
+	var prune bool
+	cmd := &cobra.Command{Use: "force-leave NODE", Short: "Count a failed member as one that left", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		q := url.Values{}
+		if prune {
+			q.Set("prune", "1")
+		}
+		_, err := c.ok(cmd.Context(), http.MethodPut, "/v1/agent/force-leave/"+url.PathEscape(args[0]), q, nil)
+		return err
+	}}
+	cmd.Flags().BoolVar(&prune, "prune", false, "forget the member at once")
+	return cmd
+}
+
 func reloadCommand(c *client) *cobra.Command {
 	return &cobra.Command{Use: "reload", Short: "Make the agent read its configuration again", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		if _, err := c.ok(cmd.Context(), http.MethodPut, "/v1/agent/reload", nil, nil); err != nil {

@@ -106,7 +106,7 @@ and answers by DNS and HTTP. Start with:
 	}
 	c.bind(root)
 	root.AddCommand(agentCommand(), versionCommand(c), validateCommand())
-	root.AddCommand(membersCommand(c), joinCommand(c), leaveCommand(c), infoCommand(c), reloadCommand(c))
+	root.AddCommand(membersCommand(c), joinCommand(c), leaveCommand(c), forceLeaveCommand(c), infoCommand(c), reloadCommand(c))
 	root.AddCommand(kvCommand(c), servicesCommand(c), nodesCommand(c), healthCommand(c))
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
 	return root
