@@ -42,6 +42,11 @@ func (f *filter[T]) pass(v *T) bool {
 	return f == nil || f.match(reflect.ValueOf(v).Elem())
 }
 
+// contractError is an error whose text clients know.
+type contractError string
+
+func (e contractError) Error() string { return string(e) }
+
 func compileFilter(expr string, t reflect.Type) (matcher, error) {
 	if len(expr) > maxFilter {
 		return nil, fmt.Errorf("expression is longer than %d bytes", maxFilter)
@@ -107,7 +112,7 @@ func compileMatch(e *grammar.MatchExpression, path []string, t reflect.Type, inM
 	case reflect.Struct:
 		f, ok := t.FieldByName(path[0])
 		if !ok || !f.IsExported() {
-			return nil, fmt.Errorf("Selector %q is not valid", strings.Join(e.Selector.Path, ".")) //nolint:staticcheck // text of the contract
+			return nil, contractError(fmt.Sprintf("Selector %q is not valid", strings.Join(e.Selector.Path, ".")))
 		}
 		m, err := compileMatch(e, path[1:], f.Type, false)
 		if err != nil {
@@ -141,7 +146,7 @@ func compileMatch(e *grammar.MatchExpression, path []string, t reflect.Type, inM
 			return missing
 		}, nil
 	default:
-		return nil, fmt.Errorf("Selector %q is not valid", strings.Join(e.Selector.Path, ".")) //nolint:staticcheck // text of the contract
+		return nil, contractError(fmt.Sprintf("Selector %q is not valid", strings.Join(e.Selector.Path, ".")))
 	}
 }
 
@@ -183,7 +188,7 @@ func compileOperator(e *grammar.MatchExpression, t reflect.Type, inMap bool) (ma
 		return nil, err
 	}
 	if m == nil {
-		return nil, fmt.Errorf("Invalid match operator %q for selector %q", e.Operator, strings.Join(e.Selector.Path, ".")) //nolint:staticcheck // text of the contract
+		return nil, contractError(fmt.Sprintf("Invalid match operator %q for selector %q", e.Operator, strings.Join(e.Selector.Path, ".")))
 	}
 	if negate {
 		return func(v reflect.Value) bool { return !m(v) }, nil

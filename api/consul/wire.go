@@ -49,25 +49,22 @@ func serverError(format string, args ...any) error {
 
 // Values of headers that never change, shared by all answers so that setting them allocates nothing.
 var (
-	headerJSON      = []string{"application/json"}
-	headerText      = []string{"text/plain; charset=utf-8"}
-	headerVary      = []string{"Accept-Encoding"}
-	headerAllow     = []string{"allow"}
-	headerTrue      = []string{"true"}
-	headerFalse     = []string{"false"}
-	headerZero      = []string{"0"}
-	headerLeader    = []string{"leader"}
-	headerStale     = []string{"stale"}
-	headerConsist   = []string{"consistent"}
-	headerBlocking  = []string{"blocking-query"}
-	headerRawType   = []string{"text/plain"}
-	headerNosniff   = []string{"nosniff"}
-	headerSandbox   = []string{"sandbox"}
-	bodyTrue        = []byte("true")
-	bodyFalse       = []byte("false")
-	bodyEmptyList   = []byte("[]")
-	bodyEmptyObject = []byte("{}")
-	bodyNull        = []byte("null")
+	headerJSON     = []string{"application/json"}
+	headerText     = []string{"text/plain; charset=utf-8"}
+	headerVary     = []string{"Accept-Encoding"}
+	headerAllow    = []string{"allow"}
+	headerTrue     = []string{"true"}
+	headerFalse    = []string{"false"}
+	headerZero     = []string{"0"}
+	headerLeader   = []string{"leader"}
+	headerStale    = []string{"stale"}
+	headerConsist  = []string{"consistent"}
+	headerBlocking = []string{"blocking-query"}
+	headerRawType  = []string{"text/plain"}
+	headerNosniff  = []string{"nosniff"}
+	headerSandbox  = []string{"sandbox"}
+	bodyTrue       = []byte("true")
+	bodyFalse      = []byte("false")
 )
 
 // newRoute makes a row of the table of routes whose handler speaks this dialect: common headers, refusal of
