@@ -112,12 +112,34 @@ type value struct {
 	stale   bool
 }
 
+// Kinds of items, the beginning of their keys.
+const (
+	followService = "s/"
+	followNode    = "n/"
+	followOwner   = "r/"
+)
+
+// newItem makes the item for key, nil if there is no such kind.
+func newItem(key string) *item {
+	it := &item{key: key}
+	kind, name := key[:min(2, len(key))], key[min(2, len(key)):]
+	switch kind {
+	case followService:
+		it.path, it.follow, it.decode = "/v1/health/service/"+url.PathEscape(name), true, decodeService
+	case followNode:
+		it.path, it.follow, it.decode = "/v1/catalog/node/"+url.PathEscape(name), true, decodeNode
+	case followOwner:
+		it.path, it.decode = "/v1/catalog/nodes", decodeOwner
+		it.query = url.Values{"filter": {"Address == " + strconv.Quote(name)}}
+	default:
+		return nil
+	}
+	return it
+}
+
 // Service implements Source.
 func (f *FollowSource) Service(ctx context.Context, name string) (*Answer, error) {
-	v, err := f.get(ctx, "s/"+name, func(it *item) {
-		it.path, it.follow = "/v1/health/service/"+url.PathEscape(name), true
-		it.decode = decodeService
-	})
+	v, err := f.get(ctx, followService+name)
 	if err != nil {
 		return nil, err
 	}
@@ -126,10 +148,7 @@ func (f *FollowSource) Service(ctx context.Context, name string) (*Answer, error
 
 // Node implements Source.
 func (f *FollowSource) Node(ctx context.Context, name string) (*catalog.Node, error) {
-	v, err := f.get(ctx, "n/"+name, func(it *item) {
-		it.path, it.follow = "/v1/catalog/node/"+url.PathEscape(name), true
-		it.decode = decodeNode
-	})
+	v, err := f.get(ctx, followNode+name)
 	if err != nil {
 		return nil, err
 	}
@@ -149,10 +168,7 @@ func (f *FollowSource) Servers(ctx context.Context) ([]*catalog.Node, error) {
 // since no query finds services by address.
 func (f *FollowSource) Reverse(ctx context.Context, addr netip.Addr) (Owner, error) {
 	text := addr.Unmap().String()
-	v, err := f.get(ctx, "r/"+text, func(it *item) {
-		it.path, it.query = "/v1/catalog/nodes", url.Values{"filter": {"Address == " + strconv.Quote(text)}}
-		it.decode = decodeOwner
-	})
+	v, err := f.get(ctx, followOwner+text)
 	if err == nil && v.owner.Node != "" {
 		return v.owner, nil
 	}
@@ -170,13 +186,13 @@ func (f *FollowSource) Reverse(ctx context.Context, addr netip.Addr) (Owner, err
 	return Owner{}, err
 }
 
-// get returns what is known about key, waiting only if it is not being followed yet. fill completes a new item.
-func (f *FollowSource) get(ctx context.Context, key string, fill func(*item)) (*value, error) {
+// get returns what is known about key, waiting only if it is not being followed yet.
+func (f *FollowSource) get(ctx context.Context, key string) (*value, error) {
 	f.mu.RLock()
 	it := f.items[key]
 	f.mu.RUnlock()
 	if it == nil {
-		it = f.add(key, fill)
+		it = f.add(newItem(key))
 	}
 	it.used.Store(time.Now().UnixNano())
 	if it.live.Load() {
@@ -207,19 +223,17 @@ func (it *item) known() (*value, error) {
 	return nil, ErrUnreachable
 }
 
-// add enters an item, in place of another if there are too many.
-func (f *FollowSource) add(key string, fill func(*item)) *item {
+// add enters an item, in place of another if there are too many, and returns the one that counts.
+func (f *FollowSource) add(it *item) *item {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if it := f.items[key]; it != nil {
-		return it
+	if old := f.items[it.key]; old != nil {
+		return old
 	}
 	if len(f.items) >= f.cfg.MaxNames {
 		f.evict()
 	}
-	it := &item{key: key}
-	fill(it)
-	f.items[key] = it
+	f.items[it.key] = it
 	return it
 }
 

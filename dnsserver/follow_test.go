@@ -387,3 +387,58 @@ func FuzzDecode(f *testing.F) {
 		_, _ = decodeOwner(b, 1)
 	})
 }
+
+func TestRestartWhileTheClusterIsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		c.set(webPath, "["+instance("n1", "10.0.0.1", "passing")+"]")
+		c.set("/v1/catalog/node/n1", `{"Node":{"Node":"n1","Address":"10.0.0.1","Meta":{"k":"v"}},"Services":{}}`)
+		f := newFollower(t, c, 0)
+		addrs(t, f)
+		f.Node(t.Context(), "n1")
+		f.Service(t.Context(), "missing")
+		var disk strings.Builder
+		if err := f.Save(&disk); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		c.fail(true)
+
+		f = newFollower(t, c, 0)
+		defer f.Close()
+		if err := f.Load(strings.NewReader(disk.String())); err != nil {
+			t.Fatal(err)
+		}
+		if len(f.items) != 2 {
+			t.Errorf("%d names", len(f.items))
+		}
+		began := time.Now()
+		if got := addrs(t, f); got != "10.0.0.1 stale" || time.Since(began) > time.Second {
+			t.Errorf("%s after %s", got, time.Since(began))
+		}
+		if n, err := f.Node(t.Context(), "n1"); err != nil || n.Meta["k"] != "v" {
+			t.Errorf("%+v %v", n, err)
+		}
+		c.fail(false)
+		time.Sleep(2 * retryMost)
+		if got := addrs(t, f); got != "10.0.0.1" {
+			t.Errorf("servers are back: %s", got)
+		}
+	})
+}
+
+func TestLoadRefusesNonsense(t *testing.T) {
+	f := newFollower(t, newCluster(), 0)
+	defer f.Close()
+	for _, s := range []string{
+		"", "x", `{"Format":2}`, `{"Format":1} {"Key":"?"}`, `{"Format":1} {"Key":"r/10.0.0.1"}`, `{"Format":1} {"Key":"s/a","Instances":7}`,
+		`{"Format":1} {"Ke`, `{"Format":1} {"Key":"n/a"}`, `{"Format":1} {"Key":"s/c","Instances":[null]}`, `{"Format":1} {"Key":"s/c","Instances":[{}]}`,
+	} {
+		if err := f.Load(strings.NewReader(s)); err == nil {
+			t.Errorf("%q: no error", s)
+		}
+	}
+	if len(f.items) != 0 {
+		t.Errorf("%d names were taken", len(f.items))
+	}
+}
