@@ -65,6 +65,7 @@ type Agent struct {
 
 	registry *Registry
 	sync     *Sync
+	endSync  func() // stops the sync and waits for it
 	consul   *consul.API
 	agentAPI *consul.AgentAPI
 	etcd     *etcd.Dialect
@@ -295,8 +296,19 @@ func (a *Agent) startCluster(ctx context.Context) error {
 	if err := a.join(ctx); err != nil {
 		return err
 	}
-	go a.sync.Run(a.ctx)
+	a.startSync()
 	return nil
+}
+
+// startSync keeps the catalog in step with the registry until endSync.
+func (a *Agent) startSync() {
+	ctx, cancel := context.WithCancel(a.ctx)
+	ended := make(chan struct{})
+	a.endSync = func() { cancel(); <-ended }
+	go func() {
+		defer close(ended)
+		a.sync.Run(ctx)
+	}()
 }
 
 // Done is closed when the agent has stopped, for whatever reason.

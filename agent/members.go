@@ -158,6 +158,7 @@ func (a *Agent) Leave() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	var errs []error
+	a.endSync() // or it would bring back what the leader is about to remove
 	if a.raft != nil {
 		errs = append(errs, a.leaveConsensus(ctx))
 	}
