@@ -10,21 +10,21 @@ import (
 // condition and an operation; the fields after them belong to it. Numbers are never used again for something else;
 // a number unknown to the reader makes it refuse the whole Txn.
 const (
-	fieldNow       = 1<<1 | 0 // zigzag
-	fieldCond      = 2<<1 | 0 // kind
-	fieldOp        = 3<<1 | 0 // kind
+	fieldNow       = 1 << 1 // zigzag
+	fieldCond      = 2 << 1 // kind
+	fieldOp        = 3 << 1 // kind
 	fieldPath      = 4<<1 | 1
 	fieldValue     = 5<<1 | 1
-	fieldIndex     = 6<<1 | 0
+	fieldIndex     = 6 << 1
 	fieldOwner     = 7<<1 | 1
-	fieldFlat      = 8<<1 | 0
-	fieldAction    = 9<<1 | 0
-	fieldFlags     = 10<<1 | 0
-	fieldUserFlags = 11<<1 | 0
-	fieldExpires   = 12<<1 | 0 // zigzag, as the two below
+	fieldFlat      = 8 << 1
+	fieldAction    = 9 << 1
+	fieldFlags     = 10 << 1
+	fieldUserFlags = 11 << 1
+	fieldExpires   = 12 << 1 // zigzag, as the two below
 	fieldOwnerPath = 13<<1 | 1
-	fieldCutoff    = 14<<1 | 0
-	fieldExtend    = 15<<1 | 0
+	fieldCutoff    = 14 << 1
+	fieldExtend    = 15 << 1
 )
 
 func zig(v int64) uint64   { return uint64(v)<<1 ^ uint64(v>>63) }

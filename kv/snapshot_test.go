@@ -12,11 +12,11 @@ import (
 	"github.com/musterhq/muster/kv"
 )
 
-func sampleTree(o kv.Options) *kv.Tree {
+func sampleTree(o kv.Options, value string) *kv.Tree {
 	tr := kv.New(o)
 	tr.Apply(
 		put("m/cluster", "c1"),
-		put("k/a/b", strings.Repeat("long", 20_000)),
+		put("k/a/b", value),
 		kv.Txn{Ops: []kv.Op{{Kind: kv.OpSet, Flags: kv.Flat, Path: "k/f//x/", Value: "flat", UserFlags: 7}}, Now: 55},
 		kv.Txn{Ops: []kv.Op{{Kind: kv.OpSet, Path: "k/ttl", Value: "v", Expires: 99}}},
 		kv.Txn{Ops: []kv.Op{{Kind: kv.OpSet, Flags: kv.Dir, Path: "k/empty"}}},
@@ -29,7 +29,7 @@ func sampleTree(o kv.Options) *kv.Tree {
 }
 
 func TestSnapshotHeader(t *testing.T) {
-	tr := sampleTree(kv.Options{Version: "1.2.3"})
+	tr := sampleTree(kv.Options{Version: "1.2.3"}, "v")
 	h, err := kv.ReadHeader(bytes.NewReader(snapshot(t, tr)))
 	if want := (kv.Header{Format: 1, Cluster: "c1", Index: tr.Snap().Index(), Version: "1.2.3", Now: 55}); err != nil || h != want {
 		t.Fatalf("%+v, %v; want %+v", h, err, want)
@@ -87,7 +87,7 @@ func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 func TestWriteToFails(t *testing.T) {
 	full := errors.New("disk full")
-	if _, err := sampleTree(kv.Options{}).Snap().WriteTo(fullDisk{full}); !errors.Is(err, full) {
+	if _, err := sampleTree(kv.Options{}, "v").Snap().WriteTo(fullDisk{full}); !errors.Is(err, full) {
 		t.Fatalf("error %v", err)
 	}
 }
@@ -98,7 +98,7 @@ func (f fullDisk) Write([]byte) (int, error) { return 0, f.err }
 
 // History survives a restart: a watcher goes on where it was, also for what is no longer in the tree.
 func TestHistorySurvivesRestore(t *testing.T) {
-	tr := sampleTree(kv.Options{})
+	tr := sampleTree(kv.Options{}, strings.Repeat("long", 20_000))
 	r := kv.New(kv.Options{})
 	if err := r.Restore(bytes.NewReader(snapshot(t, tr))); err != nil {
 		t.Fatal(err)
@@ -119,7 +119,7 @@ func TestHistorySurvivesRestore(t *testing.T) {
 
 // FuzzRestore feeds snapshots with a right checksum, so that the checks behind it are reached.
 func FuzzRestore(f *testing.F) {
-	for _, tr := range []*kv.Tree{kv.New(kv.Options{}), sampleTree(kv.Options{})} {
+	for _, tr := range []*kv.Tree{kv.New(kv.Options{}), sampleTree(kv.Options{}, "v")} {
 		var b bytes.Buffer
 		if _, err := tr.Snap().WriteTo(&b); err != nil {
 			f.Fatal(err)

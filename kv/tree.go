@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"strings"
 	"sync/atomic"
 )
 
@@ -49,7 +50,7 @@ type Tree struct {
 	events  []*Event // of the running batch
 	viewed  []viewed // view paths changed in the running batch
 	changed []string // paths in record roots changed by the running Txn
-	before  *Entry   // root before the running Txn, kept intact only while txnSafe
+	before  *Entry   // root before the running Txn, intact where applyTxn began a new generation
 	exp     expiry
 }
 
@@ -107,6 +108,7 @@ func (t *Tree) Apply(txns ...Txn) []Result {
 // publish makes the batch visible: first the root, then the events, so that whoever hears of an event reads a
 // state at least as new.
 func (t *Tree) publish() {
+	t.before = nil // it may be all that keeps a removed subtree
 	t.nextExpiry.Store(t.exp.next(t.root))
 	t.live.Store(&Snap{root: t.root, tree: t, index: t.index, epoch: t.epoch, now: t.now})
 	if len(t.events) > 0 || len(t.viewed) > 0 {
@@ -135,7 +137,7 @@ func (t *Tree) put(e *Entry, path string, leaf *Entry, hier bool) *Entry {
 		*p = t.put(*p, rest, leaf, hier)
 		return e
 	}
-	c := &Entry{name: keepName(seg), created: leaf.below, modified: leaf.below, meta: t.gen << metaBits}
+	c := &Entry{name: strings.Clone(seg), created: leaf.below, modified: leaf.below, meta: t.gen << metaBits}
 	if hier {
 		c.meta |= realDir
 	}
