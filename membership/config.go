@@ -113,6 +113,7 @@ func devTiming() *memberlist.Config {
 	c.ProbeTimeout = 100 * time.Millisecond
 	c.GossipInterval = 20 * time.Millisecond
 	c.PushPullInterval = 5 * time.Second
+	c.RetransmitMult = 4 // with 2, both copies of a message may go to members that have just died
 	return c
 }
 
@@ -132,6 +133,8 @@ func (c *Config) serfConfig() (*serf.Config, error) {
 	} else {
 		s.MemberlistConfig = lanTiming()
 	}
+	// Key operations wait this long for a member that does not answer: gossip interval × this × log10 of the members.
+	s.QueryTimeoutMult = int(4 * time.Second / s.MemberlistConfig.GossipInterval)
 	s.NodeName = c.Name
 	s.Tags = c.Tags
 	s.MinQueueDepth = s.MaxQueueDepth // grows with the cluster from there

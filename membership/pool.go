@@ -293,6 +293,10 @@ func (p *Pool) SetTags(tags map[string]string) error {
 	return nil
 }
 
+// pruneRepeats: gossip sends a message only a few times, also to members that have just died, and full state syncs
+// repeat who has left but not who was pruned. Without repeats one prune in 25 missed the only other live member.
+const pruneRepeats = 3
+
 // ForceLeave turns a failed member into one that left, everywhere, and with prune also makes everyone forget it.
 // Errors: ErrNoMember, ErrMemberAlive, or that the news could not be sent.
 func (p *Pool) ForceLeave(name string, prune bool) error {
@@ -305,14 +309,14 @@ func (p *Pool) ForceLeave(name string, prune bool) error {
 		// The library would erase a live member when pruning.
 		return fmt.Errorf("%w: %q", ErrMemberAlive, name)
 	}
-	var err error
+	force, times := p.serf.RemoveFailedNode, 1
 	if prune {
-		err = p.serf.RemoveFailedNodePrune(name)
-	} else {
-		err = p.serf.RemoveFailedNode(name)
+		force, times = p.serf.RemoveFailedNodePrune, pruneRepeats
 	}
-	if err != nil {
-		return fmt.Errorf("membership: force-leave of %q: %w", name, err)
+	for range times {
+		if err := force(name); err != nil {
+			return fmt.Errorf("membership: force-leave of %q: %w", name, err)
+		}
 	}
 	return nil
 }
