@@ -5,7 +5,7 @@
 // never reads a clock. The same Txns in the same order give the same tree, byte for byte, on every replica.
 //
 //	t := kv.New(kv.Options{})
-//	res := t.Apply(kv.Txn{Ops: []kv.Op{{Kind: kv.OpSet, Path: "k/a/b", Value: "v"}}})
+//	res := t.Apply(kv.Txn{Ops: []kv.Op{{Kind: kv.OpSet, Path: "k/a/b", Value: "v"}}})[0]
 //	s := t.Snap()
 //	e, _ := s.Get("k/a/b")       // e.Value() == "v", e.Modified() == res.Index
 //	w, _ := t.Watch("k/a", res.Index, true)
