@@ -187,7 +187,7 @@ func (c *cluster) crash(m *member) (dir string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	_ = m.srv.Close(ctx)
-	c.t.Cleanup(func() { _ = m.Close(ctx) })
+	_ = m.Close(ctx) // nobody hears of it any more
 	m.down = true
 	return dir
 }
@@ -226,6 +226,8 @@ func (c *cluster) restart(m *member, dir string) *member {
 	c.t.Helper()
 	c.net.isolate(m.cfg.Addr, false)
 	fresh := c.start(m.cfg.ID, m.cfg.Addr, dir)
+	membersMu.Lock()
+	defer membersMu.Unlock()
 	for i := range c.members {
 		if c.members[i] == m {
 			c.members[i] = fresh

@@ -1,12 +1,14 @@
 package consensus
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/metadb"
 )
 
 // segmentBytes is the size of one preallocated file of the log.
@@ -31,14 +33,17 @@ func openStores(dir string, log hclog.Logger) (*stores, error) {
 		return nil, fmt.Errorf("consensus: snapshots in %s: %w", dir, err)
 	}
 	logDir := filepath.Join(dir, logDirName)
-	w, err := wal.Open(logDir, wal.WithSegmentSize(segmentBytes), wal.WithLogger(log.Named("log")))
+	meta := &metadb.BoltMetaDB{}
+	w, err := wal.Open(logDir, wal.WithSegmentSize(segmentBytes), wal.WithLogger(log.Named("log")), wal.WithMetaStore(meta))
 	if err != nil {
+		_ = meta.Close()
 		return nil, fmt.Errorf("consensus: log in %s: %w", logDir, err)
 	}
+	// The log leaves its own database open and locked.
+	closeAll := func() error { return errors.Join(w.Close(), meta.Close()) }
 	cached, err := raft.NewLogCache(logCacheEntries, w)
 	if err != nil {
-		_ = w.Close()
-		return nil, err
+		return nil, errors.Join(err, closeAll())
 	}
-	return &stores{logs: cached, stable: w, snaps: snaps, close: w.Close}, nil
+	return &stores{logs: cached, stable: w, snaps: snaps, close: closeAll}, nil
 }
