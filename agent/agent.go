@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"path/filepath"
 	"sync"
@@ -42,6 +43,8 @@ type Options struct {
 	Banner io.Writer // default: none is shown
 	// Reload gives the Config anew for SIGHUP and /v1/agent/reload; nil refuses reloads.
 	Reload func() (Config, []Warning, error)
+	// Dial replaces the TCP dial to servers (tests cut the network here); nil is the usual one.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Agent is one running agent. Its methods are safe for concurrent use.
@@ -104,7 +107,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (*Agent, error) {
 	a.log = newLogger(&cfg, opts.Log)
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	if err := a.open(ctx); err != nil {
-		a.shutdown()
+		a.Stop()
 		return nil, err
 	}
 	if opts.Banner != nil {
@@ -175,7 +178,7 @@ func (a *Agent) openPort() error {
 			return err
 		}
 	}
-	a.dialer = peer.NewDialer(peer.DialerConfig{TLS: a.tls, Metrics: a.metrics})
+	a.dialer = peer.NewDialer(peer.DialerConfig{TLS: a.tls, Metrics: a.metrics, Dial: a.opts.Dial})
 	a.onStop("connections to servers", func(context.Context) error { a.dialer.Close(); return nil })
 	if !a.cfg.Server {
 		return nil
@@ -318,7 +321,11 @@ func (a *Agent) Done() <-chan struct{} { return a.done }
 func (a *Agent) Err() error { return a.reason }
 
 // Stop ends the agent and deregisters nothing: what it registered stays in the catalog for its return.
-func (a *Agent) Stop() { a.shutdown() }
+func (a *Agent) Stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	a.shutdown(ctx)
+}
 
 // fail ends the agent because a part of it cannot go on.
 func (a *Agent) fail(err error) {
@@ -328,14 +335,13 @@ func (a *Agent) fail(err error) {
 	}
 	a.mu.Unlock()
 	a.log.Error("the agent cannot go on", "error", err)
-	go a.shutdown()
+	go a.Stop()
 }
 
-func (a *Agent) shutdown() {
+// shutdown takes the parts down until ctx ends; what is under way then is cut.
+func (a *Agent) shutdown(ctx context.Context) {
 	a.once.Do(func() {
 		a.cancel()
-		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-		defer cancel()
 		for i := len(a.stops) - 1; i >= 0; i-- {
 			if err := a.stops[i].f(ctx); err != nil && !errors.Is(err, context.Canceled) {
 				a.log.Warn("stopping did not go smoothly", "part", a.stops[i].what, "error", err)
