@@ -102,14 +102,14 @@ type reconciler struct {
 func (r *reconciler) all(ctx context.Context) error {
 	known := map[string]bool{}
 	for _, m := range r.pool.Members() {
+		known[strings.ToLower(m.Name)] = true
 		kind := membership.Join
 		switch m.Status {
 		case membership.StatusFailed:
 			kind = membership.Failed
-		case membership.StatusLeft, membership.StatusLeaving:
+		case membership.StatusLeft:
 			kind = membership.Leave
 		}
-		known[strings.ToLower(m.Name)] = true
 		if err := r.member(ctx, m, kind); err != nil {
 			return err
 		}
