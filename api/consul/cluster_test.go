@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	client "github.com/hashicorp/consul/api"
@@ -204,31 +205,37 @@ func TestBlockingHealthQueriesShareOneAnswer(t *testing.T) {
 }
 
 func TestRecursiveQueryIgnoresNeighbours(t *testing.T) {
-	_, srv := newServer(t)
-	want(t, srv, "PUT", "/v1/kv/cfg/app1", "1", 200, "true")
-	_, h, _ := ask(t, srv, "GET", "/v1/kv/cfg/app?recurse", "")
-	got := make(chan string, 1)
-	go func() {
-		_, _, body := ask(t, srv, "GET", "/v1/kv/cfg/app?recurse&wait=30s&index="+h.Get("X-Consul-Index"), "")
-		got <- body
-	}()
-	for i := range 20 {
-		want(t, srv, "PUT", "/v1/kv/cfg/zzz", fmt.Sprint(i), 200, "true")
-	}
-	select {
-	case body := <-got:
-		t.Errorf("a neighbour ended the wait: %s", body)
-	default:
-	}
-	want(t, srv, "DELETE", "/v1/kv/cfg/app1", "", 200, "true")
-	select {
-	case body := <-got:
-		if body != "" {
-			t.Errorf("after the deletion: %s", body)
+	synctest.Test(t, func(t *testing.T) {
+		l := newLeader(t)
+		defer l.close()
+		l.want("PUT", "/v1/kv/cfg/app1", "1", 200, "true")
+		got := make(chan string, 1)
+		go func() {
+			index := l.store.Tree.Snap().IndexOf("k/cfg")
+			_, body := l.ask("GET", fmt.Sprintf("/v1/kv/cfg/app?recurse&wait=30s&index=%d", index), "")
+			got <- body
+		}()
+		synctest.Wait()
+		for i := range 20 {
+			l.want("PUT", "/v1/kv/cfg/zzz", fmt.Sprint(i), 200, "true")
+			synctest.Wait()
 		}
-	case <-time.After(20 * time.Second):
-		t.Fatal("the deletion was not seen")
-	}
+		select {
+		case body := <-got:
+			t.Fatalf("a neighbour ended the wait: %s", body)
+		default:
+		}
+		l.want("DELETE", "/v1/kv/cfg/app1", "", 200, "true")
+		synctest.Wait()
+		select {
+		case body := <-got:
+			if body != "" {
+				t.Errorf("after the deletion: %s", body)
+			}
+		default:
+			t.Error("the deletion was not seen")
+		}
+	})
 }
 
 func TestConcurrentRegistrationsAllCount(t *testing.T) {

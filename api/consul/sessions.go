@@ -47,17 +47,26 @@ func newSessions(store api.Store, log hclog.Logger, m *metrics.Metrics) *Session
 	return &Sessions{store: store, log: log, metrics: m, caught: make(chan struct{})}
 }
 
-// Run follows the sessions until ctx is done, which must be when leadership ends.
+// retryRead is how long Run waits after a read that failed.
+const retryRead = 200 * time.Millisecond
+
+// Run follows the sessions until ctx is done, which must be when leadership ends. It reads what this server has
+// applied, so that a moment without a lease does not stop it; what it proposes is conditional anyway.
 func (k *Sessions) Run(ctx context.Context) error {
 	k.start()
 	defer k.stop()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	first := true
-	for {
-		snap, _, err := k.store.Read(ctx, api.Default)
+	for first := true; ; {
+		snap, _, err := k.store.Read(ctx, api.Stale)
 		if err != nil {
-			return err
+			k.log.Warn("cannot read the sessions, trying again", "error", err)
+			select {
+			case <-time.After(retryRead):
+				continue
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
 		w := snap.Wait(catalog.SessionsPath())
 		k.follow(ctx, snap, first)

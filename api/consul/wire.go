@@ -221,6 +221,10 @@ func encodeJSON(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
+// wholeBody is from where on a body needs its length announced lest it be sent in chunks; the server finds out
+// the length of smaller ones by itself, and cheaper.
+const wholeBody = 2048
+
 // writeBody answers with an encoded JSON body.
 func writeBody(w http.ResponseWriter, r *http.Request, status int, body []byte) {
 	if q := r.URL.RawQuery; q != "" && strings.Contains(q, "pretty") {
@@ -234,7 +238,9 @@ func writeBody(w http.ResponseWriter, r *http.Request, status int, body []byte) 
 	}
 	h := w.Header()
 	h["Content-Type"] = headerJSON
-	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	if len(body) >= wholeBody {
+		h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	}
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
 }
