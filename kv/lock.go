@@ -68,11 +68,20 @@ func (t *Tree) disown(path string, e *Entry, tree bool) {
 		t.owned(path, o, "")
 	}
 	if tree && e.kids != nil && t.root.find(ownedView[:len(ownedView)-1]) != nil {
-		e.Each(func(c *Entry) bool {
-			t.disown(path+"/"+c.name, c, true)
-			return true
-		})
+		t.disownBelow(append([]byte(path), '/'), e)
 	}
+}
+
+func (t *Tree) disownBelow(dir []byte, e *Entry) {
+	e.Each(func(c *Entry) bool {
+		if o := c.Owner(); o != "" {
+			t.owned(string(append(dir, c.name...)), o, "")
+		}
+		if c.kids != nil {
+			t.disownBelow(append(append(dir, c.name...), '/'), c)
+		}
+		return true
+	})
 }
 
 // endSessions frees what the sessions at or below path held; e is what stood there. The entries go in order of

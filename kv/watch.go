@@ -14,6 +14,7 @@ type hub struct {
 	top    *spot // the empty path
 	hist   [len(roots)]history
 	closed chan struct{} // a channel that is closed already
+	count  int           // watchers not stopped
 }
 
 // spot is a path on which somebody waits, or a part of one.
@@ -287,6 +288,7 @@ func (t *Tree) Watch(path string, after uint64, recursive bool) (*Watcher, error
 	}
 	w.topic = s.topics[mode]
 	w.topic.refs++
+	h.count++
 	return w, nil
 }
 
@@ -385,6 +387,7 @@ func (w *Watcher) Stop() {
 		return
 	}
 	w.stopped = true
+	w.hub.count--
 	close(w.done)
 	t := w.topic
 	if t.refs--; t.refs == 0 && t.spot != nil {
@@ -395,6 +398,13 @@ func (w *Watcher) Stop() {
 		t.spot.topics[mode] = nil
 		t.spot.prune()
 	}
+}
+
+// Watchers is the number of watchers that have not been stopped, for statistics.
+func (t *Tree) Watchers() int {
+	t.hub.mu.Lock()
+	defer t.hub.mu.Unlock()
+	return t.hub.count
 }
 
 // OldestIndex is the oldest index that Watch can begin with (after = that - 1) in a root; 0 for an unknown root or

@@ -123,6 +123,28 @@ func TestRefreshIsSilent(t *testing.T) {
 	}
 }
 
+// The empty path stands for everything, views included.
+func TestWaitForAnything(t *testing.T) {
+	tr := kv.New(kv.Options{Deriver: services{}})
+	for _, p := range []string{"k/a", "n/w/s/api"} {
+		s := tr.Snap()
+		any, view := s.Wait(""), s.Wait("v/s/1/w")
+		tr.Apply(put(p, "1"))
+		<-any.C
+		late := s.Wait("")
+		<-late.C
+		if p[0] == 'n' {
+			<-view.C
+		}
+		any.Stop()
+		late.Stop()
+		view.Stop()
+	}
+	if n := kv.Waiting(tr); n != 0 {
+		t.Errorf("%d places are still waited on", n)
+	}
+}
+
 func TestStopCloseRestore(t *testing.T) {
 	tr := kv.New(kv.Options{})
 	var snap bytes.Buffer
@@ -168,8 +190,8 @@ func TestStopCloseRestore(t *testing.T) {
 	if _, err := tr.Watch("k/a", 0, false); !errors.Is(err, kv.ErrClosed) {
 		t.Errorf("watch after close: %v", err)
 	}
-	if n := kv.Waiting(tr); n != 0 {
-		t.Errorf("%d places are still waited on", n)
+	if n, m := kv.Waiting(tr), tr.Watchers(); n != 0 || m != 2 { // those of this test stop at its end
+		t.Errorf("%d places are still waited on, %d watchers", n, m)
 	}
 	for _, p := range []string{"", "zz", "v/s", "kk/a"} {
 		var bad *kv.TxnError
