@@ -318,7 +318,7 @@ func viewIndexes(s *kv.Snap) dump {
 // TestModel runs random programs on two replicas, one of which is fed in other batches, through the codec, and
 // replaced by its own snapshot now and then, and compares both with the model after every batch.
 func TestModel(t *testing.T) {
-	seeds, steps := 60, 50
+	seeds, steps := 40, 40
 	if testing.Short() {
 		seeds = 20
 	}

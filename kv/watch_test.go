@@ -93,8 +93,14 @@ func TestWatchFuture(t *testing.T) {
 	for range 5 {
 		tr.Apply(put("k/a", "v"))
 	}
+	if w.Start() != 0 {
+		t.Fatalf("start %d", w.Start())
+	}
 	if ev, err := w.Next(soon(t)); err != nil || ev.Index != 4 {
 		t.Fatalf("got %v, %v; want 4", ev.Index, err)
+	}
+	if s := tr.Snap().WithTerm(7); s.Term() != 7 || tr.Snap().Term() != 0 || s.Index() != 5 {
+		t.Fatalf("term %d at index %d", s.Term(), s.Index())
 	}
 }
 
