@@ -24,6 +24,7 @@ import (
 type network struct {
 	mu    sync.Mutex
 	cut   map[string]bool // addresses that are cut off from everyone
+	dead  map[string]bool // of these, the ones whose process is gone: their port refuses, which is no silence
 	conns map[*wire]struct{}
 }
 
@@ -45,7 +46,7 @@ var errCut = errors.New("network is cut")
 func (n *network) dialer(from string) *peer.Dialer {
 	return peer.NewDialer(peer.DialerConfig{Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		n.mu.Lock()
-		cut := n.cut[from] || n.cut[addr]
+		cut := n.cut[from] || n.cut[addr] && !n.dead[addr]
 		n.mu.Unlock()
 		if cut {
 			return nil, errCut
@@ -104,7 +105,7 @@ func fast() consensus.Timing {
 
 func newCluster(t testing.TB, size int, opts ...func(*cluster)) *cluster {
 	t.Helper()
-	c := &cluster{t: t, net: &network{cut: map[string]bool{}, conns: map[*wire]struct{}{}}, timing: fast()}
+	c := &cluster{t: t, net: &network{cut: map[string]bool{}, dead: map[string]bool{}, conns: map[*wire]struct{}{}}, timing: fast()}
 	for _, o := range opts {
 		o(c)
 	}
@@ -173,6 +174,17 @@ func (c *cluster) stop(m *member) {
 		c.t.Errorf("close %s: %v", m.cfg.ID, err)
 	}
 	_ = m.srv.Close(ctx)
+}
+
+// kill breaks all connections of a member and closes its port, as the end of its process does.
+func (c *cluster) kill(m *member) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = m.srv.Close(ctx)
+	c.net.mu.Lock()
+	c.net.dead[m.cfg.Addr] = true
+	c.net.mu.Unlock()
+	c.net.isolate(m.cfg.Addr, true)
 }
 
 // crash lets a node fall without a goodbye: its port closes, its connections break, and what its directory holds at

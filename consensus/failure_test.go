@@ -155,6 +155,22 @@ func tear(t *testing.T, dir string) {
 	}
 }
 
+// A killed leader is replaced without waiting for any timeout, because its port refuses connections.
+func TestKilledLeaderIsReplacedAtOnce(t *testing.T) {
+	c := newCluster(t, 3, func(c *cluster) {
+		c.timing = consensus.Timing{Heartbeat: 600 * time.Millisecond, Election: 600 * time.Millisecond, Lease: 500 * time.Millisecond, Commit: 5 * time.Millisecond}
+	})
+	c.write("a", "1")
+	l := c.leader()
+	// From now on silence alone would take a minute.
+	for _, m := range c.followers() {
+		m.ReloadTiming(time.Minute)
+	}
+	c.kill(l)
+	c.write("b", "2") // gives up long before a minute
+	c.checkAcked(map[string]string{"a": "1", "b": "2"})
+}
+
 func TestPartitionedLeader(t *testing.T) {
 	c := newCluster(t, 3)
 	c.write("a", "old")
