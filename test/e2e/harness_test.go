@@ -118,7 +118,12 @@ func (h *host) start(extra ...string) {
 // run starts the binary with exactly these arguments.
 func (h *host) run(args ...string) {
 	h.t.Helper()
-	h.cmd = exec.Command(binary, args...)
+	h.runProgram(binary, args...)
+}
+
+func (h *host) runProgram(name string, args ...string) {
+	h.t.Helper()
+	h.cmd = exec.Command(name, args...)
 	if h.log == nil {
 		h.log = &logBuffer{}
 	}
