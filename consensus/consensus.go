@@ -88,7 +88,8 @@ const (
 	rpcTimeout       = 10 * time.Second
 	connsPerPeer     = 4
 	logCacheEntries  = 1024
-	snapshotBytesPer = 400 // see fsm.go: one entry of log is tolerated per so many bytes of snapshot
+	logCacheLargest  = 32 << 10 // so the cache holds 32 MiB at most
+	snapshotBytesPer = 400      // see fsm.go: one entry of log is tolerated per so many bytes of snapshot
 )
 
 // Consistency of a Read.

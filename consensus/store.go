@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -41,9 +42,50 @@ func openStores(dir string, log hclog.Logger) (*stores, error) {
 	}
 	// The log leaves its own database open and locked.
 	closeAll := func() error { return errors.Join(w.Close(), meta.Close()) }
-	cached, err := raft.NewLogCache(logCacheEntries, w)
-	if err != nil {
-		return nil, errors.Join(err, closeAll())
+	return &stores{logs: newLogCache(w), stable: w, snaps: snaps, close: closeAll}, nil
+}
+
+// logCache keeps the newest entries in memory, where replication and apply look for them at once. raft has one too,
+// which knows no bound in bytes and hides the error of the store behind another.
+type logCache struct {
+	*wal.WAL
+	mu   sync.RWMutex
+	ring [logCacheEntries]*raft.Log
+}
+
+func newLogCache(w *wal.WAL) *logCache { return &logCache{WAL: w} }
+
+func (c *logCache) GetLog(index uint64, l *raft.Log) error {
+	c.mu.RLock()
+	e := c.ring[index%logCacheEntries]
+	c.mu.RUnlock()
+	if e != nil && e.Index == index {
+		*l = *e
+		return nil
 	}
-	return &stores{logs: cached, stable: w, snaps: snaps, close: closeAll}, nil
+	return c.WAL.GetLog(index, l)
+}
+
+func (c *logCache) StoreLog(l *raft.Log) error { return c.StoreLogs([]*raft.Log{l}) }
+
+func (c *logCache) StoreLogs(ls []*raft.Log) error {
+	if err := c.WAL.StoreLogs(ls); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range ls {
+		at := l.Index % logCacheEntries
+		if c.ring[at] = l; len(l.Data) > logCacheLargest {
+			c.ring[at] = nil
+		}
+	}
+	return nil
+}
+
+func (c *logCache) DeleteRange(lo, hi uint64) error {
+	c.mu.Lock()
+	clear(c.ring[:])
+	c.mu.Unlock()
+	return c.WAL.DeleteRange(lo, hi)
 }
