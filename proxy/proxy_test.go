@@ -414,7 +414,16 @@ func TestStreamIsPassedOnAtOnce(t *testing.T) {
 	b := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Head", "now")
 		w.(http.Flusher).Flush()
-		for s := range next {
+		for {
+			var s string
+			var ok bool
+			select {
+			case s, ok = <-next:
+			case <-r.Context().Done(): // so that a failure of this test is no deadlock
+			}
+			if !ok {
+				return
+			}
 			io.WriteString(w, s)
 			w.(http.Flusher).Flush()
 		}
@@ -432,7 +441,11 @@ func TestStreamIsPassedOnAtOnce(t *testing.T) {
 		t.Errorf("header %v", resp.Header)
 	}
 	for _, s := range []string{"one\n", "two\n", "three\n"} {
-		next <- s
+		select {
+		case next <- s:
+		case <-ctx.Done():
+			t.Fatal("the stream does not flow")
+		}
 		buf := make([]byte, len(s))
 		if _, err := io.ReadFull(resp.Body, buf); err != nil || string(buf) != s {
 			t.Fatalf("read %q, %v", buf, err)
