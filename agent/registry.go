@@ -438,11 +438,13 @@ func (r *Registry) Beat(id, status, output string) error {
 		if c.runner == nil {
 			return notTTL(id)
 		}
+		before := c.statusNow()
 		err := c.runner.Beat(status, output)
 		switch {
 		case c.isRetired(): // replaced meanwhile: the beat belongs to its successor
 			continue
 		case err == nil:
+			c.awaitTold(before)
 			return nil
 		default:
 			return beatError(id, status, err)

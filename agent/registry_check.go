@@ -31,8 +31,9 @@ type localCheck struct {
 	retired       bool
 	status        health.Status
 	output        string
-	criticalSince time.Time   // when a result turned it critical; zero: none did
-	outputTimer   *time.Timer // runs while a change of output alone waits to be sent
+	criticalSince time.Time       // when a result turned it critical; zero: none did
+	outputTimer   *time.Timer     // runs while a change of output alone waits to be sent
+	told          <-chan struct{} // closed when the newest change was sent; nil: a beat has waited for it
 }
 
 func newLocalCheck(r *Registry, def consul.CheckDefinition, src source, alone bool) *localCheck {
@@ -150,9 +151,40 @@ func (c *localCheck) tell() {
 	c.reg.mu.RLock()
 	p := c.reg.push
 	c.reg.mu.RUnlock()
-	if p != nil {
-		p.checkChanged(c.def.ServiceID, c.def.ID)
+	if p == nil {
+		return
 	}
+	told := p.checkChanged(c.def.ServiceID, c.def.ID)
+	c.mu.Lock()
+	c.told = told
+	c.mu.Unlock()
+}
+
+// awaitTold waits, at most PushWait, until the catalog has what a beat has changed: a client that beats and then
+// asks the cluster finds what it said. A beat that changes nothing does not wait.
+func (c *localCheck) awaitTold(before health.Status) {
+	c.mu.Lock()
+	told := c.told
+	changed := c.status != before
+	if changed {
+		c.told = nil
+	}
+	c.mu.Unlock()
+	if !changed || told == nil {
+		return
+	}
+	timer := time.NewTimer(c.reg.cfg.PushWait)
+	defer timer.Stop()
+	select {
+	case <-told:
+	case <-timer.C:
+	}
+}
+
+func (c *localCheck) statusNow() health.Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.status
 }
 
 // retire ends the reports of this check and gives its last state for a successor. The runner is stopped later, by

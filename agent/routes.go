@@ -57,7 +57,7 @@ func (a *Agent) notFound() http.Handler {
 		case r.URL.Path == "/":
 			w.Header()["Content-Type"] = []string{"text/plain; charset=utf-8"}
 			_, _ = io.WriteString(w, "Muster agent. The HTTP interfaces are at /v1/ and /v2/.\n")
-		case strings.HasPrefix(r.URL.Path, "/v2/"):
+		case r.URL.Path == "/v2", strings.HasPrefix(r.URL.Path, "/v2/"):
 			http.NotFound(w, r)
 		default:
 			flat.ServeHTTP(w, r)
