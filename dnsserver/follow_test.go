@@ -442,3 +442,24 @@ func TestLoadRefusesNonsense(t *testing.T) {
 		t.Errorf("%d names were taken", len(f.items))
 	}
 }
+
+func TestStaleEndsWithoutAChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		c.set(webPath, "["+instance("n1", "10.0.0.1", "passing")+"]")
+		f := newFollower(t, c, 0)
+		defer f.Close()
+		addrs(t, f)
+		synctest.Wait()
+		c.fail(true)
+		time.Sleep(time.Second)
+		if got := addrs(t, f); got != "10.0.0.1 stale" {
+			t.Fatalf("down: %s", got)
+		}
+		c.fail(false)
+		time.Sleep(2 * retryMost) // far less than one blocking query
+		if got := addrs(t, f); got != "10.0.0.1" {
+			t.Errorf("back again, nothing changed: %s", got)
+		}
+	})
+}
