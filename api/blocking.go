@@ -9,9 +9,17 @@ import (
 	"github.com/musterhq/muster/kv"
 )
 
-// ErrShutdown is the cause with which a Server cancels its requests when it stops. A blocking query that is
-// cancelled for this reason answers with what it has.
+// ErrShutdown is the cause with which a Server cancels requests that do not end by themselves when it stops.
 var ErrShutdown = errors.New("agent is shutting down")
+
+type stoppingKey struct{}
+
+// Stopping returns a channel that closes when the Server that serves the request begins to stop: what only waits
+// should answer with what it has. It is nil outside of a Server.
+func Stopping(ctx context.Context) <-chan struct{} {
+	c, _ := ctx.Value(stoppingKey{}).(chan struct{})
+	return c
+}
 
 // ReadOptions say how a read wants its data.
 type ReadOptions struct {
@@ -64,9 +72,9 @@ func Blocking(ctx context.Context, s Store, o BlockingOptions, path string, quer
 	}
 	timer := time.NewTimer(o.Wait + jitter(o.Wait))
 	defer timer.Stop()
-	first, seen := res.Print, snap.Index()
+	first, seen, stopping := res.Print, snap.Index(), Stopping(ctx)
 	for {
-		woken, err := await(ctx, snap, path, timer.C)
+		woken, err := await(ctx, snap, path, timer.C, stopping)
 		if err != nil || !woken {
 			return meta, err
 		}
@@ -84,7 +92,7 @@ func Blocking(ctx context.Context, s Store, o BlockingOptions, path string, quer
 }
 
 // await waits for a change at path; false means that the answer must be given now.
-func await(ctx context.Context, snap *kv.Snap, path string, deadline <-chan time.Time) (bool, error) {
+func await(ctx context.Context, snap *kv.Snap, path string, deadline <-chan time.Time, stopping <-chan struct{}) (bool, error) {
 	w := snap.Wait(path)
 	defer w.Stop()
 	select {
@@ -92,10 +100,9 @@ func await(ctx context.Context, snap *kv.Snap, path string, deadline <-chan time
 		return true, nil
 	case <-deadline:
 		return false, nil
+	case <-stopping:
+		return false, nil
 	case <-ctx.Done():
-		if errors.Is(context.Cause(ctx), ErrShutdown) {
-			return false, nil
-		}
 		return false, ctx.Err()
 	}
 }

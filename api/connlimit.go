@@ -84,7 +84,10 @@ func refuseConn(c net.Conn) {
 	if err != nil {
 		return
 	}
-	if t, ok := c.(*net.TCPConn); ok {
+	if l, ok := c.(*lazyConn); ok {
+		c = l.Conn
+	}
+	if t, ok := c.(interface{ CloseWrite() error }); ok {
 		_ = t.CloseWrite()
 	}
 	_, _ = io.CopyN(io.Discard, c, 64<<10)

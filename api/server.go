@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -41,11 +42,14 @@ type ServerConfig struct {
 //	...
 //	s.Close(ctx)
 type Server struct {
-	cfg    ServerConfig
-	http   http.Server
-	ln     net.Listener
-	limit  *ConnLimit
-	cancel context.CancelCauseFunc
+	cfg   ServerConfig
+	http  http.Server
+	ln    net.Listener
+	limit *ConnLimit
+
+	stop     sync.Once
+	stopping chan struct{} // closed when Close begins
+	cancel   context.CancelCauseFunc
 }
 
 // NewServer makes a Server that does not listen yet.
@@ -62,8 +66,9 @@ func NewServer(c ServerConfig) *Server {
 	if c.MaxHeaderBytes == 0 {
 		c.MaxHeaderBytes = DefaultMaxHeaderBytes
 	}
-	base, cancel := context.WithCancelCause(context.Background())
-	s := &Server{cfg: c, cancel: cancel, limit: &ConnLimit{Max: c.MaxConnsPerClient}}
+	stopping := make(chan struct{})
+	base, cancel := context.WithCancelCause(context.WithValue(context.Background(), stoppingKey{}, stopping))
+	s := &Server{cfg: c, cancel: cancel, stopping: stopping, limit: &ConnLimit{Max: c.MaxConnsPerClient}}
 	s.http = http.Server{
 		Handler:           c.Handler,
 		TLSConfig:         c.TLS,
@@ -104,7 +109,7 @@ func (s *Server) Serve() error {
 			return err
 		}
 	}
-	ln := s.ln
+	ln := net.Listener(lazyListener{s.ln})
 	if s.cfg.MaxConnsPerClient > 0 {
 		ln = s.limit.Listener(ln)
 	}
@@ -120,11 +125,19 @@ func (s *Server) Serve() error {
 	return fmt.Errorf("serve on %s: %w", s.cfg.Addr, err)
 }
 
-// Close stops listening, ends blocking queries with what they have, and waits for running requests until ctx is
-// done; then it cuts what is left.
+// endless is how long Close waits before it cancels requests: time for writes to be answered, and for streams to
+// be the only ones left.
+const endless = 500 * time.Millisecond
+
+// Close stops listening, ends blocking queries with what they have, gives other requests half a second before
+// their contexts are cancelled (streams never end by themselves), and waits for them until ctx is done; then it
+// cuts what is left.
 func (s *Server) Close(ctx context.Context) error {
-	s.cancel(ErrShutdown)
+	s.stop.Do(func() { close(s.stopping) })
+	t := time.AfterFunc(endless, func() { s.cancel(ErrShutdown) })
+	defer t.Stop()
 	err := s.http.Shutdown(ctx)
+	s.cancel(ErrShutdown)
 	if s.ln != nil {
 		_ = s.ln.Close() // when Serve was never called
 	}

@@ -84,7 +84,7 @@ func TestServerCloseEndsBlockingQueries(t *testing.T) {
 	index := set(t, store, "k/a", "1")
 	waiting := make(chan struct{})
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		close(waiting)
+		close(waiting) // Close may now come before or during the wait
 		o := api.BlockingOptions{MinIndex: index, Wait: time.Hour}
 		_, err := api.Blocking(r.Context(), store, o, "k/a", func(s *kv.Snap) api.Result { return api.Result{Index: s.IndexOf("k/a")} })
 		if err != nil {
@@ -150,5 +150,61 @@ func TestServerCutsSlowHeaders(t *testing.T) {
 	_ = res.Body.Close()
 	if res.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 		t.Errorf("large headers: %d", res.StatusCode)
+	}
+}
+
+func TestServerCloseLetsWritesEnd(t *testing.T) {
+	running, end := make(chan struct{}), make(chan struct{})
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		running <- struct{}{}
+		if r.URL.Path == "/stream" {
+			<-r.Context().Done()
+			_, _ = io.WriteString(w, "ended")
+			return
+		}
+		select {
+		case <-end:
+			_, _ = io.WriteString(w, "written")
+		case <-r.Context().Done():
+		}
+	})
+	s, addr := start(t, api.ServerConfig{Addr: "127.0.0.1:0", Handler: h})
+	got := make(chan string, 1)
+	ask := func(path string) {
+		res, err := http.Get("http://" + addr.String() + path)
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		b, _ := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		got <- string(b)
+	}
+	go ask("/write")
+	<-running
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close(t.Context()) }()
+	for { // wait until it has stopped listening
+		c, err := net.Dial("tcp", addr.String())
+		if err != nil {
+			break
+		}
+		_ = c.Close()
+	}
+	close(end)
+	if body := <-got; body != "written" {
+		t.Errorf("the write was answered %q", body)
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	s, addr = start(t, api.ServerConfig{Addr: "127.0.0.1:0", Handler: h})
+	go ask("/stream")
+	<-running
+	if err := s.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if body := <-got; body != "ended" {
+		t.Errorf("the stream was answered %q", body)
 	}
 }
