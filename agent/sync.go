@@ -59,10 +59,12 @@ type Sync struct {
 	log hclog.Logger
 	ctx context.Context // of all requests, ended by cancel
 
-	cancel context.CancelFunc
-	slots  chan struct{}
-	wake   chan struct{}
-	wg     sync.WaitGroup
+	cancel  context.CancelFunc
+	work    chan job // to idle workers
+	slots   chan struct{}
+	wake    chan struct{}
+	wg      sync.WaitGroup // units under way
+	workers sync.WaitGroup
 
 	mu      sync.Mutex
 	units   map[unitKey]*unit
@@ -104,7 +106,7 @@ func NewSync(cfg SyncConfig) *Sync {
 	}
 	s := &Sync{
 		cfg: cfg, log: cfg.Logger.Named("sync"),
-		slots: make(chan struct{}, cfg.Parallel), wake: make(chan struct{}, 1), units: map[unitKey]*unit{},
+		work: make(chan job), slots: make(chan struct{}, cfg.Parallel), wake: make(chan struct{}, 1), units: map[unitKey]*unit{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	cfg.Registry.attach(s)
@@ -157,6 +159,7 @@ func (s *Sync) shut() {
 	defer time.AfterFunc(time.Second, s.cancel).Stop()
 	s.wg.Wait()
 	s.cancel()
+	s.workers.Wait()
 }
 
 // ServerUp asks for a full comparison within three seconds, because a server appeared.
@@ -240,17 +243,51 @@ func (s *Sync) mark(key unitKey, whole bool, check string) <-chan struct{} {
 	u.waiting = append(u.waiting, done)
 	if !u.running {
 		u.running = true
-		s.wg.Add(1)
-		go s.drain(key, u)
+		s.start(job{key, u})
 	}
 	return done
 }
 
+// job is a unit for a worker.
+type job struct {
+	key unitKey
+	u   *unit
+}
+
+// workerIdle is how long a worker waits for more work: requests grow a goroutine's stack, so workers are reused.
+const workerIdle = time.Second
+
+// start hands a unit to an idle worker, or to a new one.
+func (s *Sync) start(j job) {
+	s.wg.Add(1)
+	select {
+	case s.work <- j:
+	default:
+		s.workers.Go(func() { s.worker(j) })
+	}
+}
+
+func (s *Sync) worker(j job) {
+	idle := time.NewTimer(workerIdle)
+	defer idle.Stop()
+	for {
+		s.slots <- struct{}{}
+		s.drain(j.key, j.u)
+		<-s.slots
+		s.wg.Done()
+		idle.Reset(workerIdle)
+		select {
+		case j = <-s.work:
+		case <-idle.C:
+			return
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
 // drain sends a unit until nothing is left of it, or a request fails.
 func (s *Sync) drain(key unitKey, u *unit) {
-	defer s.wg.Done()
-	s.slots <- struct{}{}
-	defer func() { <-s.slots }()
 	for {
 		s.mu.Lock()
 		whole, checks, waiting := u.whole, u.checks, u.waiting

@@ -27,6 +27,9 @@ type HTTPCluster struct {
 
 var _ Cluster = (*HTTPCluster)(nil)
 
+// errNodeMustStay: an agent that runs never removes its own node.
+var errNodeMustStay = errors.New("deregister: neither a service nor a check is named, and the node itself must stay")
+
 // Size implements Cluster.
 func (h *HTTPCluster) Size() int {
 	if h.Nodes == nil {
@@ -103,7 +106,7 @@ func (h *HTTPCluster) Register(ctx context.Context, r catalog.Registration) erro
 // Deregister implements Cluster.
 func (h *HTTPCluster) Deregister(ctx context.Context, node, serviceID, checkID string) error {
 	if serviceID == "" && checkID == "" {
-		return errors.New("deregister: neither a service nor a check is named, and the node itself must stay")
+		return errNodeMustStay
 	}
 	body := struct {
 		Node      string
