@@ -94,29 +94,3 @@ func (n *Node) extend(ctx context.Context, by func() time.Duration) bool {
 	}
 	return ctx.Err() == nil
 }
-
-// keepAlive writes the alive stamp once a second while there is a leader.
-func (n *Node) keepAlive() {
-	tick := time.NewTicker(stampEach)
-	defer tick.Stop()
-	for {
-		select {
-		case <-n.closed:
-			return
-		case <-tick.C:
-		}
-		if l := n.lead.Load(); l != nil && l.isReady() {
-			n.clock.keep(time.Now().UnixNano())
-		} else if id, _ := n.Leader(); id == "" {
-			continue
-		}
-		if id := n.ClusterID(); id != "" {
-			if err := n.dir.setCluster(id); err != nil {
-				n.log.Error("cluster id", "error", err)
-			}
-		}
-		if err := n.dir.stamp(n.clock.lastAlive()); err != nil {
-			n.log.Warn("cannot write the alive stamp", "error", err)
-		}
-	}
-}
