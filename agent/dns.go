@@ -1,12 +1,16 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/musterhq/muster/dnsserver"
 	"github.com/musterhq/muster/kv"
@@ -50,7 +54,7 @@ func (a *Agent) startDNS() error {
 		if err != nil {
 			return err
 		}
-		a.onStop("DNS view", func(context.Context) error { follow.Close(); return nil })
+		a.keepView(follow)
 		src = follow
 	}
 	d, err := dnsserver.New(a.dnsConfig(&a.cfg), src)
@@ -63,6 +67,47 @@ func (a *Agent) startDNS() error {
 	a.dns = d
 	a.onStop("DNS", d.Close)
 	return nil
+}
+
+// viewEvery is how often the DNS view of a proxy is saved.
+const viewEvery = time.Minute
+
+// keepView makes the DNS view of a proxy outlive a restart, so that names are answered at once even when every
+// server is down.
+func (a *Agent) keepView(view *dnsserver.FollowSource) {
+	if a.cfg.DataDir == "" {
+		a.onStop("DNS view", func(context.Context) error { view.Close(); return nil })
+		return
+	}
+	file := filepath.Join(a.cfg.DataDir, "dns-view")
+	if f, err := os.Open(file); err == nil {
+		if err := view.Load(f); err != nil {
+			a.log.Warn("the saved DNS view cannot be used, starting without it", "file", file, "error", err)
+		}
+		f.Close()
+	}
+	save := func() error {
+		var b bytes.Buffer
+		if err := view.Save(&b); err != nil {
+			return err
+		}
+		return writeFile(file, b.Bytes())
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for rest(a.ctx, viewEvery) {
+			if err := save(); err != nil {
+				a.log.Warn("saving the DNS view", "error", err)
+			}
+		}
+	}()
+	a.onStop("DNS view", func(context.Context) error {
+		<-ended
+		err := save()
+		view.Close()
+		return err
+	})
 }
 
 // fetch asks the cluster for a JSON document and the index that comes with it.

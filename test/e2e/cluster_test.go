@@ -235,3 +235,25 @@ func TestStopSignalEndsQuickly(t *testing.T) {
 		t.Errorf("exit code %d after SIGTERM, want 0", code)
 	}
 }
+
+func TestProxyAnswersDNSWhenEveryServerIsDown(t *testing.T) {
+	c := newCluster(t, 1, 1)
+	s, p := c.servers[0], c.proxies[0]
+	s.must(http.MethodPut, "/v1/catalog/register", `{"Node":"ext","Address":"10.1.2.3","Service":{"Service":"known","Port":80}}`)
+	eventually(t, 10*time.Second, "the proxy knows the service", func() bool { return digCount(t, p, "known.service.consul") == 1 })
+	s.kill()
+	if n := digCount(t, p, "known.service.consul"); n != 1 {
+		t.Errorf("%d instances with the server down, want the one known last", n)
+	}
+	begin := time.Now()
+	if status, body := p.do(http.MethodPut, "/v1/kv/a", "v"); status != http.StatusInternalServerError || !strings.Contains(body, "No cluster leader") {
+		t.Errorf("a write with the server down: status %d, %q", status, body)
+	}
+	t.Logf("a write with every server down fails after %v", time.Since(begin).Round(time.Millisecond))
+	p.signal(syscall.SIGTERM)
+	p.wait(15 * time.Second)
+	p.start()
+	begin = time.Now()
+	eventually(t, 10*time.Second, "the restarted proxy answers", func() bool { return digCount(t, p, "known.service.consul") == 1 })
+	t.Logf("proxy started with every server down to its first DNS answer: %v", time.Since(begin).Round(time.Millisecond))
+}
