@@ -13,8 +13,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/musterhq/muster/api"
 	"github.com/musterhq/muster/api/consul"
 	"github.com/musterhq/muster/catalog"
+	"github.com/musterhq/muster/kv"
 )
 
 var errDown = errors.New("no cluster leader")
@@ -244,5 +246,59 @@ func TestHTTPCluster(t *testing.T) {
 	delete(answers, "PUT /v1/catalog/register")
 	if err := h.Register(ctx, catalog.Registration{}); err == nil || !strings.Contains(err.Error(), "No cluster leader") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// treeAPI is a Store over a tree in memory; leads false refuses as a follower does.
+type treeAPI struct {
+	api.Store
+	tree  *kv.Tree
+	leads bool
+}
+
+func (s *treeAPI) Propose(_ context.Context, t kv.Txn) (kv.Result, error) {
+	if !s.leads {
+		return kv.Result{}, api.ErrNotLeader
+	}
+	return s.tree.Apply(t), nil
+}
+
+func (s *treeAPI) Read(context.Context, api.Consistency) (*kv.Snap, api.ReadMeta, error) {
+	if !s.leads {
+		return nil, api.ReadMeta{}, api.ErrNotLeader
+	}
+	return s.tree.Snap(), api.ReadMeta{KnownLeader: true}, nil
+}
+
+func TestStoreCluster(t *testing.T) {
+	ctx, remote := context.Background(), newFakeCluster()
+	store := &treeAPI{tree: kv.New(kv.Options{Deriver: catalog.Views{}}), leads: true}
+	c := &StoreCluster{Store: store, Remote: remote}
+	reg := catalog.Registration{Node: catalog.Node{Name: "n1", Address: "10.0.0.1"}, Service: &catalog.Service{ID: "web", Name: "web"},
+		Checks: []*catalog.Check{{Node: "n1", ID: "up", Name: "up", ServiceID: "web", Status: "passing"}}}
+	must(t, c.Register(ctx, reg))
+	if got := catalog.Instances(store.tree.Snap(), "web"); len(got) != 1 || got[0].Status != "passing" {
+		t.Errorf("instances %v", got)
+	}
+	index := store.tree.Snap().Index()
+	must(t, c.Register(ctx, reg))
+	if store.tree.Snap().Index() != index {
+		t.Error("the same registration changed the tree")
+	}
+	must(t, c.Deregister(ctx, "n1", "web", ""))
+	if got := catalog.Instances(store.tree.Snap(), "web"); len(got) != 0 || remote.writeCount() != 0 {
+		t.Errorf("instances %v, %d writes elsewhere", got, remote.writeCount())
+	}
+	if err := c.Deregister(ctx, "n1", "", ""); err == nil {
+		t.Error("a whole node may never be deregistered")
+	}
+	store.leads = false
+	must(t, c.Register(ctx, reg))
+	if !remote.has("web") {
+		t.Error("a follower's change did not go to the leader")
+	}
+	must(t, c.Deregister(ctx, "n1", "web", ""))
+	if remote.has("web") || c.Size() != 3 {
+		t.Error("a follower's removal did not go to the leader")
 	}
 }
