@@ -126,7 +126,11 @@ func (n *Node) OnLeader(name string, job func(ctx context.Context)) {
 	if l := n.lead.Load(); l != nil && l.isReady() {
 		ctx = l.ctx
 	}
-	n.jobs.add(name, job, ctx)
+	n.jobs.add(func(ctx context.Context) {
+		n.log.Debug("leader job begins", "job", name)
+		job(ctx)
+		n.log.Debug("leader job ended", "job", name)
+	}, ctx)
 }
 
 // jobs are the functions given to OnLeader.
@@ -142,7 +146,7 @@ type job struct {
 	busy sync.Mutex // one run at a time
 }
 
-func (j *jobs) add(_ string, run func(context.Context), ctx context.Context) {
+func (j *jobs) add(run func(context.Context), ctx context.Context) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	e := &job{run: run}
