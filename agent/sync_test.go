@@ -260,7 +260,7 @@ func (s *treeAPI) Propose(_ context.Context, t kv.Txn) (kv.Result, error) {
 	if !s.leads {
 		return kv.Result{}, api.ErrNotLeader
 	}
-	return s.tree.Apply(t), nil
+	return s.tree.Apply(t)[0], nil
 }
 
 func (s *treeAPI) Read(context.Context, api.Consistency) (*kv.Snap, api.ReadMeta, error) {
