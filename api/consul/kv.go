@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/musterhq/muster/api"
 	"github.com/musterhq/muster/catalog"
@@ -41,6 +42,12 @@ func (a *API) kv(w http.ResponseWriter, r *http.Request) error {
 		return a.kvGet(w, r, key)
 	}
 }
+
+// scratch holds buffers for the answers about one key, which are copied when they are written. Larger ones are
+// left to the collector.
+var scratch = sync.Pool{New: func() any { b := make([]byte, 0, 512); return &b }}
+
+const maxScratch = 16 << 10
 
 func (a *API) kvGet(w http.ResponseWriter, r *http.Request, key string) error {
 	q, err := a.parseRead(r)
@@ -87,9 +94,13 @@ func (a *API) kvGet(w http.ResponseWriter, r *http.Request, key string) error {
 		h["Content-Security-Policy"] = headerSandbox
 		_, _ = io.WriteString(w, found.Value())
 	default:
-		body := make([]byte, 0, 160+len(key)+len(found.Value())*4/3)
-		body = append(appendKV(append(body, '['), key, found), ']')
+		b := scratch.Get().(*[]byte)
+		body := append(appendKV(append((*b)[:0], '['), key, found), ']')
 		writeBody(w, r, http.StatusOK, body)
+		if cap(body) <= maxScratch {
+			*b = body
+			scratch.Put(b)
+		}
 	}
 	return nil
 }
