@@ -295,6 +295,7 @@ func (a *Agent) startCluster(ctx context.Context) error {
 		if err := a.form(a.ctx); err != nil {
 			return err
 		}
+		go a.announceCluster()
 	}
 	if err := a.join(ctx); err != nil {
 		return err

@@ -3,10 +3,12 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/musterhq/muster/internal/version"
 	"github.com/musterhq/muster/membership"
@@ -55,6 +57,27 @@ func (a *Agent) openGossip() error {
 	a.pool = pool
 	a.onStop("gossip", func(context.Context) error { return pool.Shutdown() })
 	return nil
+}
+
+// clusterPoll is how often a server without a cluster looks whether it has one now.
+const clusterPoll = 100 * time.Millisecond
+
+// announceCluster tells the others, once it is known, whose data this server holds. From then on it keeps apart
+// from servers that hold another cluster's.
+func (a *Agent) announceCluster() {
+	for a.raft.ClusterID() == "" {
+		if !rest(a.ctx, clusterPoll) {
+			return
+		}
+	}
+	tags := maps.Clone(a.pool.Local().Tags)
+	if tags[membership.TagCluster] == a.raft.ClusterID() {
+		return
+	}
+	tags[membership.TagCluster] = a.raft.ClusterID()
+	if err := a.pool.SetTags(tags); err != nil && a.ctx.Err() == nil {
+		a.log.Warn("telling the others which cluster this server belongs to", "error", err)
+	}
 }
 
 // reachable replaces an any-address by the advertised one.

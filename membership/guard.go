@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -19,6 +20,8 @@ var (
 	ErrOldAddress = errors.New("this agent still counts as alive at its former address")
 	// ErrDatacenter: the other side belongs to another datacenter.
 	ErrDatacenter = errors.New("members of another datacenter are refused")
+	// ErrCluster: both sides hold data, of different clusters.
+	ErrCluster = errors.New("servers of another cluster are refused")
 	// errMalformed: what the other side said of a member cannot be.
 	errMalformed = errors.New("malformed member")
 )
@@ -32,6 +35,7 @@ type guard struct {
 	name, id, dc string
 	addr         string // own, as advertised
 	conflict     func(Member)
+	cluster      atomic.Value // string: the cluster whose data this member holds, once it is known
 
 	mu      sync.Mutex
 	refused error // the last refusal of a merge, for Join
@@ -69,6 +73,9 @@ func (g *guard) admit(n *memberlist.Node, live bool) error {
 	}
 	if dc := tags[TagDatacenter]; dc != g.dc {
 		return fmt.Errorf("%w: %q at %v is in %q, this is %q", ErrDatacenter, n.Name, n.Addr, dc, g.dc)
+	}
+	if own, _ := g.cluster.Load().(string); live && own != "" && tags[TagCluster] != "" && tags[TagCluster] != own {
+		return fmt.Errorf("%w: %q at %v holds data of cluster %s, this agent of cluster %s", ErrCluster, n.Name, n.Addr, tags[TagCluster], own)
 	}
 	addr := net.JoinHostPort(n.Addr.String(), strconv.Itoa(int(n.Port)))
 	// Two processes cannot listen on one address, so what is said of the own address is old news of a predecessor.

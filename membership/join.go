@@ -12,8 +12,8 @@ import (
 )
 
 // Join contacts the given addresses (host or host:port; the port defaults to the own one) and gives the number of
-// those it exchanged state with. It fails only if that is none: with ErrNameConflict, ErrOldAddress or ErrDatacenter
-// when a side refused, and then this agent stays alone and the cluster unchanged. When ctx ends first the attempt
+// those it exchanged state with. It fails only if that is none: with ErrNameConflict, ErrOldAddress, ErrDatacenter
+// or ErrCluster when a side refused, and then this agent stays alone and the cluster unchanged. When ctx ends first the attempt
 // goes on in the background.
 func (p *Pool) Join(ctx context.Context, addrs []string) (n int, err error) {
 	if len(addrs) == 0 {
@@ -58,8 +58,8 @@ func (p *Pool) join(addrs []string) (int, error) {
 }
 
 // RetryJoin joins until it has found another member, waiting interval between attempts, at most max of them (0 = no
-// limit). It returns nil when joined, or when the list names nobody but this agent; at once ErrNameConflict and
-// ErrDatacenter, which no retry can mend; else the last error, or ctx's.
+// limit). It returns nil when joined, or when the list names nobody but this agent; at once ErrNameConflict,
+// ErrDatacenter and ErrCluster, which no retry can mend; else the last error, or ctx's.
 func (p *Pool) RetryJoin(ctx context.Context, addrs []string, interval time.Duration, max int) error {
 	others := slices.DeleteFunc(slices.Clone(addrs), func(a string) bool { return a == p.guard.addr || net.ParseIP(a) != nil && a == p.Local().Addr })
 	if len(others) == 0 && len(addrs) > 0 {
@@ -75,7 +75,7 @@ func (p *Pool) RetryJoin(ctx context.Context, addrs []string, interval time.Dura
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.Is(err, ErrNameConflict), errors.Is(err, ErrDatacenter), errors.Is(err, ErrShutdown), len(others) == 0:
+		case errors.Is(err, ErrNameConflict), errors.Is(err, ErrDatacenter), errors.Is(err, ErrCluster), errors.Is(err, ErrShutdown), len(others) == 0:
 			return err
 		case max > 0 && attempt >= max:
 			return fmt.Errorf("%w (after %d attempts)", err, attempt)

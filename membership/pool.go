@@ -134,6 +134,7 @@ func Open(c Config) (*Pool, error) {
 		addr:     net.JoinHostPort(ip.String(), strconv.Itoa(port)),
 		conflict: p.onConflict,
 	}
+	p.guard.cluster.Store(c.Tags[TagCluster])
 	conf.EventCh = p.source
 	conf.MemberlistConfig.Transport = t
 	conf.MemberlistConfig.Keyring = ring
@@ -290,6 +291,7 @@ func (p *Pool) SetTags(tags map[string]string) error {
 	if err := p.serf.SetTags(own); err != nil {
 		return fmt.Errorf("membership: set tags: %w", err)
 	}
+	p.guard.cluster.Store(own[TagCluster])
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -304,6 +305,34 @@ func TestOtherDatacenterIsRefused(t *testing.T) {
 	}
 	if len(a.Members()) != 1 || len(b.Members()) != 1 {
 		t.Errorf("members mixed: %v and %v", a.Members(), b.Members())
+	}
+}
+
+func TestServerWithDataOfAnotherClusterIsRefused(t *testing.T) {
+	t.Parallel()
+	conf := config("a", "127.0.17.2")
+	conf.Tags[membership.TagCluster] = "aaaa"
+	a := open(t, conf)
+	b := open(t, config("b", "127.0.17.3"))
+	b.join(t, a) // holds no data yet: welcome
+	tags := maps.Clone(b.Local().Tags)
+	tags[membership.TagCluster] = "aaaa"
+	if err := b.SetTags(tags); err != nil {
+		t.Fatal(err)
+	}
+	conf = config("c", "127.0.17.4")
+	conf.Tags[membership.TagCluster] = "cccc"
+	c := open(t, conf)
+	for _, other := range []*agent{a, b} {
+		if _, err := c.Join(t.Context(), []string{other.Local().GossipAddr()}); !errors.Is(err, membership.ErrCluster) {
+			t.Errorf("join: %v", err)
+		}
+		if _, err := other.Join(t.Context(), []string{c.Local().GossipAddr()}); !errors.Is(err, membership.ErrCluster) {
+			t.Errorf("join the other way round: %v", err)
+		}
+	}
+	if len(c.Members()) != 1 || len(a.Members()) != 2 {
+		t.Errorf("members mixed: %v and %v", a.Members(), c.Members())
 	}
 }
 

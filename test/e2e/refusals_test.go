@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -80,6 +81,45 @@ func TestForeignDataDirectoryIsRefused(t *testing.T) {
 	}
 	first.start()
 	refused(t, first, first.dir)
+}
+
+func TestDataDirectoryOfAnotherClusterIsRefused(t *testing.T) {
+	c := newCluster(t, 1, 1)
+	other := newCluster(t, 1, 0)
+	stray := other.servers[0]
+	stray.kill()
+	c.servers[0].must(http.MethodPut, "/v1/kv/mine", "1")
+	stray.args = append(stray.args, "-node=stray", "-retry-join="+c.servers[0].ip)
+	stray.start()
+	refused(t, stray, "another cluster")
+	var members []struct{ Name string }
+	if !c.servers[0].get("/v1/agent/members", &members) || len(members) != 2 {
+		t.Errorf("members: %v, want only its own two", members)
+	}
+}
+
+func TestDataDirectoryOfAnotherVersionIsRefused(t *testing.T) {
+	c := newCluster(t, 1, 0)
+	s := c.servers[0]
+	s.kill()
+	file := filepath.Join(s.dir, "raft", "node.json")
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var id map[string]any
+	if err := json.Unmarshal(b, &id); err != nil {
+		t.Fatal(err)
+	}
+	id["format"] = 99
+	if b, err = json.Marshal(id); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	refused(t, s, s.dir, "99")
 }
 
 func TestNameCollisionIsRefused(t *testing.T) {
