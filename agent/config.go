@@ -89,8 +89,8 @@ type Config struct {
 	// Default: false.
 	RejoinAfterLeave bool `key:"rejoin_after_leave" flag:"rejoin" usage:"join the former cluster even after a leave"`
 
-	// LeaveOnTerminate and SkipLeaveOnInterrupt decide what SIGTERM and SIGINT do. Defaults: a server stops without
-	// leaving on both (false, true); a proxy leaves on both (true, false).
+	// LeaveOnTerminate and SkipLeaveOnInterrupt decide what SIGTERM and SIGINT do. Defaults: false and true, an agent
+	// stops without leaving on both: a restart must change nothing in the catalog.
 	LeaveOnTerminate     bool `key:"leave_on_terminate"`
 	SkipLeaveOnInterrupt bool `key:"skip_leave_on_interrupt"`
 
@@ -294,7 +294,7 @@ type GossipConfig struct {
 }
 
 // Telemetry: metrics are always kept in memory for /v1/agent/metrics. MetricsPrefix stands before every name
-// (default "consul", so that dashboards fit), DisableHostname leaves the host name out of gauges, PrometheusRetention
+// (default "consul", so that dashboards fit), DisableHostname (default true) leaves the host name out of gauges, PrometheusRetention
 // is how long the Prometheus form keeps a silent metric (0 turns that form off for /v1/agent/metrics), PrefixFilter
 // are names with + or - before them and FilterDefault what happens to all others.
 type Telemetry struct {
@@ -314,7 +314,7 @@ func Defaults() Config {
 		EncryptVerifyIncoming: true, EncryptVerifyOutgoing: true,
 		TLS: TLS{Defaults: TLSConfig{MinVersion: "TLSv1_2"}},
 		DNS: DNSConfig{
-			AllowStale: true, MaxStale: 87600 * time.Hour, UDPAnswerLimit: 3,
+			AllowStale: true, MaxStale: 87600 * time.Hour, EnableTruncate: true, UDPAnswerLimit: 3,
 			RecursorTimeout: 2 * time.Second, RecursorStrategy: "sequential", NodeMetaTXT: true,
 			SOA: SOA{Refresh: 3600, Retry: 600, Expire: 86400},
 		},
@@ -329,8 +329,8 @@ func Defaults() Config {
 			ProbeTimeout: 500 * time.Millisecond, SuspicionMult: 4, RetransmitMult: 4,
 		},
 		DefaultQueryTime: 300 * time.Second, MaxQueryTime: 600 * time.Second, SessionTTLMin: 10 * time.Second,
-		CheckUpdateInterval: 5 * time.Minute, CheckOutputMaxSize: 4096, LogLevel: "info",
-		Telemetry: Telemetry{MetricsPrefix: "consul", FilterDefault: true},
+		CheckUpdateInterval: 5 * time.Minute, CheckOutputMaxSize: 4096, LogLevel: "info", SkipLeaveOnInterrupt: true,
+		Telemetry: Telemetry{MetricsPrefix: "consul", DisableHostname: true, FilterDefault: true},
 	}
 }
 

@@ -66,8 +66,8 @@ func TestDefaults(t *testing.T) {
 	if c.Ports != want {
 		t.Errorf("ports %+v", c.Ports)
 	}
-	if !c.LeaveOnTerminate || c.SkipLeaveOnInterrupt {
-		t.Error("a proxy leaves on both signals")
+	if c.LeaveOnTerminate || !c.SkipLeaveOnInterrupt {
+		t.Error("an agent leaves by a signal")
 	}
 	if got := c.HTTPListeners(); !slices.Equal(got, []Listener{{"tcp", "127.0.0.1:8500"}}) {
 		t.Errorf("HTTP listeners %v", got)

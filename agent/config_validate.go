@@ -149,12 +149,6 @@ func (v *validator) role() {
 	if c.Server && c.Ports.Server < 0 {
 		v.bad("ports.server", "a server needs this port")
 	}
-	if !v.set("leave_on_terminate") {
-		c.LeaveOnTerminate = !c.Server
-	}
-	if !v.set("skip_leave_on_interrupt") {
-		c.SkipLeaveOnInterrupt = c.Server
-	}
 	if c.Encrypt != "" {
 		if key, err := base64.StdEncoding.DecodeString(c.Encrypt); err != nil {
 			v.bad("encrypt", "expected a key in base64: %v", err)

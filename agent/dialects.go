@@ -28,8 +28,12 @@ func (a *Agent) openRegistry() error {
 	}
 	a.registry = r
 	a.onStop("local registry", func(context.Context) error { return r.Close() })
+	var cluster Cluster = &HTTPCluster{Do: a.call, Nodes: func() int { return len(a.pool.Members()) }}
+	if a.raft != nil {
+		cluster = &StoreCluster{Store: a.store, Remote: cluster}
+	}
 	a.sync = NewSync(SyncConfig{
-		Registry: r, Cluster: &HTTPCluster{Do: a.call, Nodes: func() int { return len(a.pool.Members()) }}, Node: a.node,
+		Registry: r, Cluster: cluster, Node: a.node,
 		Logger: a.log, Metrics: a.metrics,
 	})
 	return nil

@@ -236,6 +236,9 @@ func (a *Agent) admitServer(ctx context.Context, m membership.Member) error {
 	if m.ID() == "" || m.ServerAddr() == "" {
 		return fmt.Errorf("server %s does not say its id and address", m.Name)
 	}
+	if own := a.raft.ClusterID(); own != "" && m.Cluster() != "" && m.Cluster() != own {
+		return fmt.Errorf("server %s holds data of cluster %s, this is cluster %s", m.Name, m.Cluster(), own)
+	}
 	servers, err := a.raft.Servers()
 	if err != nil {
 		return err

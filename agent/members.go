@@ -7,7 +7,6 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/musterhq/muster/internal/version"
@@ -205,6 +204,3 @@ func (a *Agent) leaveConsensus(ctx context.Context) error {
 	}
 	return nil // the new leader removes us when gossip tells it that we left
 }
-
-// sameMember says whether a name means this agent.
-func (a *Agent) sameMember(name string) bool { return strings.EqualFold(name, a.cfg.NodeName) }

@@ -70,7 +70,7 @@ func (a *Agent) clustered(row api.Route) api.Route {
 	inner := row.Handler
 	if a.raft == nil {
 		row.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			a.relay.Relay(w, r, target(row.TargetOf(r)))
+			a.forward(w, r, target(row.TargetOf(r)))
 		})
 		return row
 	}
@@ -79,7 +79,7 @@ func (a *Agent) clustered(row api.Route) api.Route {
 		case row.TargetOf(r) == api.Any:
 			inner.ServeHTTP(w, r)
 		case !a.raft.IsLeader():
-			a.relay.Relay(w, r, proxy.Leader)
+			a.forward(w, r, proxy.Leader)
 		case r.Header[proxy.HopsHeader] != nil:
 			// Relayed to us: an answer "not leader" goes back to the relay, which knows what to do with it.
 			inner.ServeHTTP(w, r)
@@ -88,6 +88,14 @@ func (a *Agent) clustered(row api.Route) api.Route {
 		}
 	})
 	return row
+}
+
+// forward relays a request. The first agent on the way says who it is, for what means "this node" by default.
+func (a *Agent) forward(w http.ResponseWriter, r *http.Request, t proxy.Target) {
+	if r.Header[proxy.HopsHeader] == nil {
+		r.Header[consul.NodeHeader] = []string{a.cfg.NodeName}
+	}
+	a.relay.Relay(w, r, t)
 }
 
 func target(t api.Target) proxy.Target {
@@ -125,7 +133,7 @@ func (a *Agent) asLeader(w http.ResponseWriter, r *http.Request, inner http.Hand
 		if body != nil {
 			r.Body = io.NopCloser(bytes.NewReader(body))
 		}
-		a.relay.Relay(w, r, proxy.Leader)
+		a.forward(w, r, proxy.Leader)
 	}
 }
 

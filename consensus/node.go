@@ -16,16 +16,17 @@ import (
 
 // Node is one server's part in the cluster. All methods are safe for concurrent use.
 type Node struct {
-	cfg    Config
-	log    hclog.Logger
-	tree   *kv.Tree
-	dir    *dataDir
-	stores *stores
-	trans  *transport
-	raft   *raft.Raft
-	rcfg   *raft.Config
-	acks   *acks
-	clock  clusterClock
+	recorded string // cluster id in the data directory when it was opened
+	cfg      Config
+	log      hclog.Logger
+	tree     *kv.Tree
+	dir      *dataDir
+	stores   *stores
+	trans    *transport
+	raft     *raft.Raft
+	rcfg     *raft.Config
+	acks     *acks
+	clock    clusterClock
 
 	members  atomic.Pointer[members] // of the newest configuration
 	lead     atomic.Pointer[leadership]
@@ -66,6 +67,7 @@ func Open(cfg Config) (*Node, error) {
 	if n.dir, err = openDir(cfg.Dir, cfg.ID); err != nil {
 		return nil, err
 	}
+	n.recorded = n.dir.id.ClusterID
 	n.clock.keep(n.dir.lastStamp())
 	if n.stores, err = openStores(cfg.Dir, n.log); err != nil {
 		n.dir.close()
@@ -234,7 +236,7 @@ func (n *Node) ClusterID() string {
 	if e, ok := n.tree.Snap().Get(clusterPath); ok {
 		return e.Value()
 	}
-	return ""
+	return n.recorded // a restarted server belongs to its cluster before it has replayed the log
 }
 
 // Status tells how this server is doing.

@@ -87,6 +87,10 @@ func TestDataDirectoryOfAnotherClusterIsRefused(t *testing.T) {
 	c := newCluster(t, 1, 1)
 	other := newCluster(t, 1, 0)
 	stray := other.servers[0]
+	eventually(t, 10*time.Second, "the data directory knows its cluster", func() bool {
+		b, err := os.ReadFile(filepath.Join(stray.dir, "raft", "node.json"))
+		return err == nil && strings.Contains(string(b), "cluster_id")
+	})
 	stray.kill()
 	c.servers[0].must(http.MethodPut, "/v1/kv/mine", "1")
 	stray.args = append(stray.args, "-node=stray", "-retry-join="+c.servers[0].ip)
