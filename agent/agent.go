@@ -183,15 +183,23 @@ func (a *Agent) openPort() error {
 	if !a.cfg.Server {
 		return nil
 	}
+	// Relayed queries that only wait end with what they have when the agent begins to stop. What is left when the
+	// port itself closes are streams, which never end by themselves.
+	base, cancel := context.WithCancelCause(api.WithStopping(context.Background(), a.ctx.Done()))
 	port, err := peer.Listen(peer.Config{
+		Base: base,
 		Bind: a.cfg.ServerListen(), TLS: a.tls, Logger: a.log.Named("peer"), Metrics: a.metrics,
 		Handler: http.HandlerFunc(a.serveRelayed), HeaderTimeout: a.cfg.Limits.RPCHandshakeTimeout,
 	})
 	if err != nil {
+		cancel(err)
 		return err
 	}
 	a.port = port
-	a.onStop("server port", port.Close)
+	a.onStop("server port", func(ctx context.Context) error {
+		cancel(api.ErrShutdown)
+		return port.Close(ctx)
+	})
 	return nil
 }
 

@@ -15,10 +15,16 @@ var ErrShutdown = errors.New("agent is shutting down")
 type stoppingKey struct{}
 
 // Stopping returns a channel that closes when the Server that serves the request begins to stop: what only waits
-// should answer with what it has. It is nil outside of a Server.
+// should answer with what it has. It is nil where nobody
+// set it; see WithStopping.
 func Stopping(ctx context.Context) <-chan struct{} {
-	c, _ := ctx.Value(stoppingKey{}).(chan struct{})
+	c, _ := ctx.Value(stoppingKey{}).(<-chan struct{})
 	return c
+}
+
+// WithStopping makes Stopping return c, for requests that are served by something else than a Server.
+func WithStopping(ctx context.Context, c <-chan struct{}) context.Context {
+	return context.WithValue(ctx, stoppingKey{}, c)
 }
 
 // ReadOptions say how a read wants its data.

@@ -67,7 +67,7 @@ func NewServer(c ServerConfig) *Server {
 		c.MaxHeaderBytes = DefaultMaxHeaderBytes
 	}
 	stopping := make(chan struct{})
-	base, cancel := context.WithCancelCause(context.WithValue(context.Background(), stoppingKey{}, stopping))
+	base, cancel := context.WithCancelCause(WithStopping(context.Background(), stopping))
 	s := &Server{cfg: c, cancel: cancel, stopping: stopping, limit: &ConnLimit{Max: c.MaxConnsPerClient}}
 	s.http = http.Server{
 		Handler:           c.Handler,

@@ -20,8 +20,10 @@ type Config struct {
 	Listener net.Listener // used instead of Bind when set; the Server closes it
 	TLS      *TLS         // nil: plain
 	Handler  http.Handler // relayed requests; nil answers 503
-	Logger   hclog.Logger
-	Metrics  *metrics.Metrics
+	// Base is what the contexts of relayed requests are derived from; nil: context.Background().
+	Base    context.Context
+	Logger  hclog.Logger
+	Metrics *metrics.Metrics
 
 	HeaderTimeout  time.Duration // for the TLS handshake, and again for the request header
 	IdleTimeout    time.Duration // of a connection without a request
@@ -73,7 +75,11 @@ func Listen(cfg Config) (*Server, error) {
 	} else {
 		protocols.SetUnencryptedHTTP2(true)
 	}
+	if cfg.Base == nil {
+		cfg.Base = context.Background()
+	}
 	s.http = &http.Server{
+		BaseContext:       func(net.Listener) context.Context { return cfg.Base },
 		Handler:           http.HandlerFunc(s.serveHTTP),
 		Protocols:         &protocols,
 		ReadHeaderTimeout: cfg.HeaderTimeout, // net/http bounds the TLS handshake by it too
