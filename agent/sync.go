@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -36,7 +37,7 @@ type SyncConfig struct {
 	Node     func() catalog.Node // this node's record as it should be in the catalog
 
 	Interval      time.Duration // between full comparisons in a small cluster; 0 = 1m
-	RetryInterval time.Duration // after a failure; 0 = 15s
+	RetryInterval time.Duration // after failures, at first a sixteenth of it; 0 = 15s
 	Timeout       time.Duration // of one request; 0 = 10s
 	Parallel      int           // requests under way at once; 0 = 64
 
@@ -59,12 +60,13 @@ type Sync struct {
 	log hclog.Logger
 	ctx context.Context // of all requests, ended by cancel
 
-	cancel  context.CancelFunc
-	work    chan job // to idle workers
-	slots   chan struct{}
-	wake    chan struct{}
-	wg      sync.WaitGroup // units under way
-	workers sync.WaitGroup
+	cancel   context.CancelFunc
+	work     chan job // to idle workers
+	slots    chan struct{}
+	wake     chan struct{}
+	wg       sync.WaitGroup // units under way
+	workers  sync.WaitGroup
+	failures atomic.Int64 // full comparisons that failed, one after the other
 
 	mu      sync.Mutex
 	units   map[unitKey]*unit
@@ -120,7 +122,6 @@ func (s *Sync) Run(ctx context.Context) {
 	s.running = true
 	s.mu.Unlock()
 	defer s.shut()
-	failures := 0
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -134,16 +135,14 @@ func (s *Sync) Run(ctx context.Context) {
 		}
 		s.setDue(time.Now().Add(time.Hour)) // failures on the way may ask for an earlier one
 		err := s.Full(ctx)
-		scale := time.Duration(syncScale(s.cfg.Cluster.Size()))
-		wait := scale * s.cfg.Interval
+		wait := time.Duration(syncScale(s.cfg.Cluster.Size())) * s.cfg.Interval
 		if err != nil && ctx.Err() == nil {
 			s.count("failed")
 			s.log.Warn("this node's registrations are not all in the catalog, will try again", "error", err)
-			// The first failures are those of a cluster that has no leader yet: look again soon.
-			wait = scale * min(s.cfg.RetryInterval, s.cfg.RetryInterval/16<<min(failures, 4))
-			failures++
+			wait = s.retryAfter()
+			s.failures.Add(1)
 		} else {
-			failures = 0
+			s.failures.Store(0)
 		}
 		next := time.Now().Add(wait + rand.N(wait+1))
 		s.setDue(next)
@@ -313,7 +312,8 @@ func (s *Sync) drain(key unitKey, u *unit) {
 			waiting = append(waiting, u.waiting...)
 			u.waiting = nil
 			s.mu.Unlock()
-			s.fullSoon(s.retryAfter())
+			wait := s.retryAfter()
+			s.fullSoon(wait + rand.N(wait+1))
 		}
 		for _, w := range waiting {
 			close(w)
@@ -324,9 +324,11 @@ func (s *Sync) drain(key unitKey, u *unit) {
 	}
 }
 
+// retryAfter is the pause after a failure. The first failures are as a rule those of a cluster that has no leader
+// yet, or of servers that are being restarted: look again soon, and ever less often if it lasts.
 func (s *Sync) retryAfter() time.Duration {
-	wait := time.Duration(syncScale(s.cfg.Cluster.Size())) * s.cfg.RetryInterval
-	return wait + rand.N(wait/4+1)
+	wait := min(s.cfg.RetryInterval, s.cfg.RetryInterval/16<<min(s.failures.Load(), 4))
+	return time.Duration(syncScale(s.cfg.Cluster.Size())) * wait
 }
 
 // send makes the catalog agree with the registry about one unit.
