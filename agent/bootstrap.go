@@ -98,20 +98,31 @@ func (a *Agent) alreadyFormed(ctx context.Context, servers []consensus.Server) b
 
 // askServer makes one GET on the port between agents and decodes its JSON.
 func (a *Agent) askServer(ctx context.Context, addr, path string, v any) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.scheme()+"://"+addr+path, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := a.dialer.Transport().RoundTrip(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	b, err := a.getFrom(ctx, addr, path)
 	if err != nil {
 		return err
 	}
 	return json.Unmarshal(b, v)
+}
+
+// answers makes sure that an agent answers at a server's port, whatever it says: the connection works, and under
+// TLS either side has accepted the other's certificate.
+func (a *Agent) answers(ctx context.Context, addr string) error {
+	_, err := a.getFrom(ctx, addr, "/v1/status/leader?stale")
+	return err
+}
+
+func (a *Agent) getFrom(ctx context.Context, addr, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.scheme()+"://"+addr+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := a.dialer.Transport().RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 }

@@ -11,8 +11,8 @@ func (a *Agent) Kill() {
 	a.shutdown(ctx)
 }
 
-// StateHash is a hash over this server's whole replicated state and the index it belongs to: two servers at the
-// same index must agree on it. ok is false on a proxy. It reads the whole tree: for tests and for operators who
+// StateHash is a hash over this server's whole replicated state and the index it belongs to: two servers that have
+// applied the same entries must agree on both. ok is false on a proxy. It reads the whole tree: for tests and for operators who
 // suspect a difference, not for every minute.
 func (a *Agent) StateHash() (index, hash uint64, ok bool) {
 	if a.tree == nil {

@@ -18,6 +18,9 @@ import (
 // single events.
 const reconcileEvery = 60 * time.Second
 
+// admitEvery is how soon a server that could not be added to the consensus is tried again.
+const admitEvery = 10 * time.Second
+
 // serverService is the service as which servers appear in the catalog. Clients of the flat dialect look for it
 // under this name.
 const serverService = "consul"
@@ -73,12 +76,18 @@ func (a *Agent) reconcile(ctx context.Context) {
 				a.log.Warn("comparing members with the catalog failed, trying again", "error", err)
 				again = time.Second
 			}
+			if r.refused {
+				again = min(again, admitEvery)
+			}
 			full.Reset(again)
 		case ev := <-a.memberEvents:
 			for _, m := range ev.Members {
+				refused := r.refused
 				if err := r.member(ctx, m, ev.Kind); err != nil && ctx.Err() == nil {
 					a.log.Warn("acting on a change of membership failed, the next comparison repairs it", "node", m.Name, "error", err)
 					full.Reset(time.Second)
+				} else if r.refused && !refused {
+					full.Reset(admitEvery)
 				}
 			}
 		case v := <-r.verdicts:
@@ -94,12 +103,14 @@ func (a *Agent) reconcile(ctx context.Context) {
 type reconciler struct {
 	*Agent
 	began    time.Time
+	refused  bool              // a live server could not be admitted since the last full comparison began
 	vigils   map[string]*vigil // by node name in lower case
 	verdicts chan verdict
 }
 
 // all compares every member with the catalog.
 func (r *reconciler) all(ctx context.Context) error {
+	r.refused = false
 	known := map[string]bool{}
 	for _, m := range r.pool.Members() {
 		known[strings.ToLower(m.Name)] = true
@@ -142,6 +153,7 @@ func (r *reconciler) member(ctx context.Context, m membership.Member, kind membe
 		}
 		if isServer(m) {
 			if err := r.admitServer(ctx, m); err != nil {
+				r.refused = true
 				r.log.Warn("server could not be added to the consensus", "node", m.Name, "error", err)
 			}
 		}
@@ -247,6 +259,11 @@ func (a *Agent) admitServer(ctx context.Context, m membership.Member) error {
 		if s.ID == m.ID() && s.Addr == m.ServerAddr() {
 			return nil
 		}
+	}
+	// A voter that cannot be reached costs the cluster a part of its majority. Gossip proves nothing about the other
+	// port: a firewall or a certificate may be in the way.
+	if err := a.answers(ctx, m.ServerAddr()); err != nil {
+		return fmt.Errorf("its server port gives no answer: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
