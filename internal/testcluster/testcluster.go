@@ -257,12 +257,12 @@ func (c *Cluster) WaitLeader(t testing.TB, except ...*Host) *Host {
 	return found
 }
 
-// WaitSame waits until all running servers are at one index, fails the test should their states differ there, and
-// returns that index.
+// WaitSame waits until all running servers are at one index with the same state there, and returns that index.
+// Entries that change nothing but the clock of the tree do not move the index, so two servers may differ for a moment.
 func (c *Cluster) WaitSame(t testing.TB) uint64 {
 	t.Helper()
 	var at uint64
-	Eventually(t, "all servers are at one index", func() bool {
+	Eventually(t, "all servers are at one index, with the same state", func() bool {
 		var hash uint64
 		at = 0
 		for _, s := range c.Servers {
@@ -271,15 +271,14 @@ func (c *Cluster) WaitSame(t testing.TB) uint64 {
 				continue
 			}
 			i, h, ok := a.StateHash()
-			switch {
-			case !ok:
+			if !ok {
 				t.Fatalf("%s holds no state", s.Name)
-			case at == 0:
+			}
+			if at == 0 {
 				at, hash = i, h
-			case at != i:
+			}
+			if at != i || hash != h {
 				return false
-			case hash != h:
-				t.Fatalf("%s differs from the other servers at index %d", s.Name, at)
 			}
 		}
 		return at > 0
