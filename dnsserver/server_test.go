@@ -474,14 +474,14 @@ func TestPortInUse(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		var addr string
 		if network == "tcp" {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
+			l, err := net.Listen("tcp", "127.0.9.7:0")
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer l.Close()
 			addr = l.Addr().String()
 		} else {
-			l, err := net.ListenPacket("udp", "127.0.0.1:0")
+			l, err := net.ListenPacket("udp", "127.0.9.7:0")
 			if err != nil {
 				t.Fatal(err)
 			}
