@@ -9,29 +9,21 @@ import (
 	"testing"
 )
 
-// errCut is why a connection across a partition fails.
+// errCut is why a connection across a cut fails.
 var errCut = errors.New("testcluster: the network is cut here")
 
-// pair is a way from one address to another; cuts hold for both directions.
-type pair struct{ a, b string }
-
-func way(a, b string) pair {
-	if a > b {
-		a, b = b, a
-	}
-	return pair{a, b}
-}
-
-// network knows every connection to a server port and can break those between two addresses.
+// network knows every connection to a server port, and can break those between two addresses.
 type network struct {
 	mu    sync.Mutex
-	cuts  map[pair]bool
-	gone  map[string]bool // addresses whose process is dying
+	cuts  map[*cut]struct{}
 	conns map[*conn]struct{}
 }
 
+// cut says whether nothing passes between two addresses.
+type cut struct{ between func(a, b string) bool }
+
 func newNetwork() *network {
-	return &network{cuts: map[pair]bool{}, gone: map[string]bool{}, conns: map[*conn]struct{}{}}
+	return &network{cuts: map[*cut]struct{}{}, conns: map[*conn]struct{}{}}
 }
 
 // conn is a connection that its network can break.
@@ -48,9 +40,33 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// broken says, with mu held, whether nothing passes between two addresses.
+// broken is asked with mu held.
 func (n *network) broken(from, to string) bool {
-	return n.cuts[way(from, to)] || n.gone[from] || n.gone[to]
+	for c := range n.cuts {
+		if c.between(from, to) {
+			return true
+		}
+	}
+	return false
+}
+
+// cut breaks the connections for which between is true, and forbids new ones, until mend is called.
+func (n *network) cut(between func(a, b string) bool) (mend func()) {
+	c := &cut{between}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cuts[c] = struct{}{}
+	for c := range n.conns {
+		if n.broken(c.from, c.to) {
+			_ = c.Conn.Close()
+			delete(n.conns, c)
+		}
+	}
+	return func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		delete(n.cuts, c)
+	}
 }
 
 // dialer dials from one address.
@@ -60,62 +76,20 @@ func (n *network) dialer(from string) func(ctx context.Context, network, addr st
 		if err != nil {
 			return nil, err
 		}
-		n.mu.Lock()
-		broken := n.broken(from, to)
-		n.mu.Unlock()
-		if broken {
-			return nil, errCut
-		}
 		var d net.Dialer
 		raw, err := d.DialContext(ctx, kind, addr)
 		if err != nil {
 			return nil, err
 		}
-		c := &conn{Conn: raw, network: n, from: from, to: to}
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		if n.broken(from, to) { // cut while we dialed
+		if n.broken(from, to) {
 			_ = raw.Close()
 			return nil, errCut
 		}
+		c := &conn{Conn: raw, network: n, from: from, to: to}
 		n.conns[c] = struct{}{}
 		return c, nil
-	}
-}
-
-func (n *network) cut(a, b string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.cuts[way(a, b)] = true
-	n.sever()
-}
-
-// isolate breaks everything from and to an address until mend is called.
-func (n *network) isolate(ip string) (mend func()) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.gone[ip] = true
-	n.sever()
-	return func() {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		delete(n.gone, ip)
-	}
-}
-
-func (n *network) heal() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	clear(n.cuts)
-}
-
-// sever breaks, with mu held, the connections that may not be.
-func (n *network) sever() {
-	for c := range n.conns {
-		if n.broken(c.from, c.to) {
-			_ = c.Conn.Close()
-			delete(n.conns, c)
-		}
 	}
 }
 

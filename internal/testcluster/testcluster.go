@@ -9,9 +9,9 @@
 //	old.Start(t)
 //	c.WaitSame(t)                           // every replica has the same state
 //
-// Partition and Heal cut and mend the connections to server ports: consensus and relayed requests. Gossip is not
-// cut, so the machines on either side still believe each other alive: what is tested is a server port that cannot
-// be reached, which is the case that consensus has to survive.
+// Partition cuts the connections to server ports: consensus and relayed requests. Gossip is not cut, so the machines
+// on either side still believe each other alive: what is tested is a server port that cannot be reached, which is
+// the case that consensus has to survive.
 package testcluster
 
 import (
@@ -142,25 +142,18 @@ func (h *Host) load() (agent.Config, []agent.Warning, error) {
 	return agent.Load(append(slices.Clone(h.args), h.ExtraArgs...), nil, io.Discard)
 }
 
-// TryStart starts the agent of a host with its data directory.
-func (h *Host) TryStart() error {
-	cfg, _, err := h.load()
-	if err != nil {
-		return err
-	}
-	a, err := agent.Start(context.Background(), cfg, agent.Options{Log: h.log, Reload: h.load, Dial: h.network.dialer(h.IP)})
-	if err == nil {
-		h.agent.Store(a)
-	}
-	return err
-}
-
-// Start is TryStart that must succeed.
+// Start starts the agent of a host with its data directory.
 func (h *Host) Start(t testing.TB) {
 	t.Helper()
-	if err := h.TryStart(); err != nil {
+	cfg, _, err := h.load()
+	if err != nil {
 		t.Fatalf("%s: %v", h.Name, err)
 	}
+	a, err := agent.Start(context.Background(), cfg, agent.Options{Log: h.log, Reload: h.load, Dial: h.network.dialer(h.IP)})
+	if err != nil {
+		t.Fatalf("%s: %v", h.Name, err)
+	}
+	h.agent.Store(a)
 }
 
 // Stop stops the agent without leaving, as an operator's signal does: a leader hands over first.
@@ -188,7 +181,7 @@ func (h *Host) Crash(testing.TB) {
 	if a == nil {
 		return
 	}
-	defer h.network.isolate(h.IP)()
+	defer h.network.cut(func(a, b string) bool { return a == h.IP || b == h.IP })()
 	a.Kill()
 }
 
@@ -198,19 +191,13 @@ func (h *Host) Agent() *agent.Agent { return h.agent.Load() }
 // Running says whether the agent runs.
 func (h *Host) Running() bool { return h.agent.Load() != nil }
 
-// Partition cuts these hosts off from all others, in both directions, until Heal. See the package comment.
-func (c *Cluster) Partition(hosts ...*Host) {
-	for _, a := range hosts {
-		for _, b := range c.All() {
-			if !slices.Contains(hosts, b) {
-				c.network.cut(a.IP, b.IP)
-			}
-		}
+// Partition cuts these hosts off from all others, in both directions, until heal is called. See the package comment.
+func (c *Cluster) Partition(hosts ...*Host) (heal func()) {
+	inside := func(ip string) bool {
+		return slices.ContainsFunc(hosts, func(h *Host) bool { return h.IP == ip })
 	}
+	return c.network.cut(func(a, b string) bool { return inside(a) != inside(b) })
 }
-
-// Heal ends every Partition.
-func (c *Cluster) Heal() { c.network.heal() }
 
 // WaitReady waits until each running host knows itself in the catalog.
 func (c *Cluster) WaitReady(t testing.TB) {

@@ -132,10 +132,10 @@ func TestNothingAcknowledgedIsLost(t *testing.T) {
 	first.WaitReady(t)
 
 	second := c.WaitLeader(t)
-	c.Partition(second)
+	heal := c.Partition(second)
 	c.WaitLeader(t, second)
 	w.more(t, 20, "writes go on after the leader was cut off")
-	c.Heal()
+	heal()
 	w.more(t, 20, "writes go on after the network is whole again")
 
 	acked := w.stop()
@@ -152,7 +152,7 @@ func TestCutOffLeaderServesNoOldData(t *testing.T) {
 	c := testcluster.Start(t, 3, 0, `-hcl=performance { rpc_hold_timeout = "300ms" }`)
 	old := c.WaitLeader(t)
 	old.Put(t, "/v1/kv/x", "old")
-	c.Partition(old)
+	heal := c.Partition(old)
 	next := c.WaitLeader(t, old)
 	next.Put(t, "/v1/kv/x", "new")
 	for _, how := range []string{"", "&consistent"} {
@@ -166,7 +166,7 @@ func TestCutOffLeaderServesNoOldData(t *testing.T) {
 	if a := old.Do(http.MethodGet, "/v1/kv/x?raw&stale", ""); a.Body != "old" {
 		t.Errorf("a stale read of a server that was cut off gives %d %q, want what it had", a.Status, a.Body)
 	}
-	c.Heal()
+	heal()
 	testcluster.Eventually(t, "the old leader follows the new one", func() bool {
 		return old.Do(http.MethodGet, "/v1/kv/x?raw", "").Body == "new"
 	})
