@@ -68,7 +68,8 @@ type Agent struct {
 
 	registry *Registry
 	sync     *Sync
-	endSync  func() // stops the sync and waits for it
+	endSync  func()        // stops the sync and waits for it
+	up       chan struct{} // closed when everything runs: the sync may begin
 	consul   *consul.API
 	agentAPI *consul.AgentAPI
 	etcd     *etcd.Dialect
@@ -103,7 +104,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (*Agent, error) {
 	if opts.Log == nil {
 		opts.Log = io.Discard
 	}
-	a := &Agent{cfg: cfg, opts: opts, started: time.Now(), done: make(chan struct{}), memberEvents: make(chan membership.Event, 1024), compareSoon: make(chan struct{}, 1)}
+	a := &Agent{cfg: cfg, opts: opts, started: time.Now(), done: make(chan struct{}), memberEvents: make(chan membership.Event, 1024), compareSoon: make(chan struct{}, 1), up: make(chan struct{})}
 	a.log = newLogger(&cfg, opts.Log)
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	if err := a.open(ctx); err != nil {
@@ -143,6 +144,8 @@ func (a *Agent) open(ctx context.Context) error {
 
 // onStop registers what undoes a step. Stop runs them last first, so that no part outlives what it stands on.
 func (a *Agent) onStop(what string, f func(context.Context) error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.stops = append(a.stops, stopStep{what, f})
 }
 
@@ -308,19 +311,8 @@ func (a *Agent) startCluster(ctx context.Context) error {
 	if err := a.join(ctx); err != nil {
 		return err
 	}
-	a.startSync()
+	close(a.up)
 	return nil
-}
-
-// startSync keeps the catalog in step with the registry until endSync.
-func (a *Agent) startSync() {
-	ctx, cancel := context.WithCancel(a.ctx)
-	ended := make(chan struct{})
-	a.endSync = func() { cancel(); <-ended }
-	go func() {
-		defer close(ended)
-		a.sync.Run(ctx)
-	}()
 }
 
 // Done is closed when the agent has stopped, for whatever reason.
@@ -351,9 +343,12 @@ func (a *Agent) fail(err error) {
 func (a *Agent) shutdown(ctx context.Context) {
 	a.once.Do(func() {
 		a.cancel()
-		for i := len(a.stops) - 1; i >= 0; i-- {
-			if err := a.stops[i].f(ctx); err != nil && !errors.Is(err, context.Canceled) {
-				a.log.Warn("stopping did not go smoothly", "part", a.stops[i].what, "error", err)
+		a.mu.Lock()
+		stops := a.stops
+		a.mu.Unlock()
+		for i := len(stops) - 1; i >= 0; i-- {
+			if err := stops[i].f(ctx); err != nil && !errors.Is(err, context.Canceled) {
+				a.log.Warn("stopping did not go smoothly", "part", stops[i].what, "error", err)
 			}
 		}
 		a.log.Info("agent has stopped")

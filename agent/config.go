@@ -34,8 +34,8 @@ type Config struct {
 	// DataDir is the directory for all state, made when missing. Required unless DevMode. Default: none.
 	DataDir string `key:"data_dir" flag:"data-dir" usage:"directory for all state; required unless -dev"`
 
-	// DevMode (only by -dev or MUSTER_DEV) is a single server in memory on the loopback address, with debug logging
-	// and indented answers. Default: false.
+	// DevMode (only by -dev or MUSTER_DEV) is a single server in memory on the loopback address that serves
+	// profiles. Default: false.
 	DevMode bool
 
 	// Server makes this agent a server: a member of the consensus that holds the data. Otherwise it is a proxy.
@@ -171,7 +171,7 @@ type Config struct {
 	Checks   []consul.CheckDefinition   `key:"checks"`
 
 	// LogLevel is trace, debug, info, warn or error; LogJSON writes one JSON object a line. The log goes to standard
-	// error. Defaults: info (debug with -dev), false.
+	// error. Defaults: info, false.
 	LogLevel string `key:"log_level" flag:"log-level" usage:"trace, debug, info, warn or error"`
 	LogJSON  bool   `key:"log_json" flag:"log-json" usage:"log in JSON"`
 
@@ -338,7 +338,7 @@ func Defaults() Config {
 func DevDefaults() Config {
 	c := Defaults()
 	c.DevMode, c.Server, c.Bootstrap, c.EnableDebug = true, true, true, true
-	c.BindAddr, c.LogLevel = "127.0.0.1", "debug"
+	c.BindAddr = "127.0.0.1"
 	c.Performance.LeaveDrainTime = 0
 	c.GossipLAN.GossipInterval, c.GossipLAN.ProbeInterval = 100*time.Millisecond, 100*time.Millisecond
 	c.GossipLAN.ProbeTimeout, c.GossipLAN.SuspicionMult = 100*time.Millisecond, 3

@@ -36,7 +36,23 @@ func (a *Agent) openRegistry() error {
 		Registry: r, Cluster: cluster, Node: a.node,
 		Logger: a.log, Metrics: a.metrics,
 	})
+	a.startSync()
 	return nil
+}
+
+// startSync keeps the catalog in step with the registry, from the moment everything is up until endSync.
+func (a *Agent) startSync() {
+	ctx, cancel := context.WithCancel(a.ctx)
+	ended := make(chan struct{})
+	a.endSync = func() { cancel(); <-ended }
+	go func() {
+		defer close(ended)
+		select {
+		case <-a.up:
+			a.sync.Run(ctx)
+		case <-ctx.Done():
+		}
+	}()
 }
 
 // node is this machine's record as it should be in the catalog.
