@@ -35,6 +35,12 @@ func TestFullSyncRepairsBothWays(t *testing.T) {
 	register(t, r, consul.ServiceDefinition{Name: "lost"})
 	register(t, r, consul.ServiceDefinition{Name: "tags", Tags: []string{"mine"}, EnableTagOverride: true})
 	must(t, r.RegisterCheck(context.Background(), consul.CheckDefinition{Name: "disk", TTL: time.Hour}))
+	// What is still being sent may not be compared: a registration is answered before its unit has come to rest.
+	waitFor(t, "nothing is being sent", func() bool {
+		r.sync.mu.Lock()
+		defer r.sync.mu.Unlock()
+		return len(r.sync.units) == 0
+	})
 	f.set(func(f *fakeCluster) {
 		f.node.Address = "192.0.2.9"
 		f.services["web"].Port = 81
