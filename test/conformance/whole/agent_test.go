@@ -1,6 +1,7 @@
 package whole
 
 import (
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,32 +25,82 @@ func recordings(t *testing.T, dialect string) []string {
 
 func family(file string) string { return strings.TrimSuffix(filepath.Base(file), ".jsonl") }
 
-// TestHierarchicalDialect replays what etcd clients see, at a server's own port for them.
-func TestHierarchicalDialect(t *testing.T) {
-	t.Parallel()
-	h := testcluster.Start(t, 0, 0).AddServer(t, "n1", "-bootstrap-expect=1") // the recorded name
-	h.WaitReady(t)
-	skip := etcdreplay.Departures()
-	skip["prefix-without-slash/4"] = "/ is the agent's own and says what is where"
-	for _, file := range recordings(t, "etcd") {
-		t.Run(family(file), func(t *testing.T) {
-			etcdreplay.Run(t, h.EtcdURL(), file, etcdreplay.Options{Skip: skip})
-		})
-	}
+// server starts a cluster of one, with the recorded name.
+func server(t *testing.T) *testcluster.Host {
+	t.Helper()
+	_, s := single(t)
+	return s
 }
 
-// TestFlatDialect replays what Consul clients see, the local agent's endpoints included.
+// proxy starts a server and a proxy beside it.
+func proxy(t *testing.T) *testcluster.Host {
+	t.Helper()
+	c, _ := single(t)
+	p := c.AddProxy(t, "p1")
+	p.WaitReady(t)
+	return p
+}
+
+func single(t *testing.T) (*testcluster.Cluster, *testcluster.Host) {
+	t.Helper()
+	c := testcluster.Start(t, 0, 0)
+	s := c.AddServer(t, "n1", "-bootstrap-expect=1")
+	s.WaitReady(t)
+	return c, s
+}
+
+// with adds to a list of cases to skip.
+func with(list, more map[string]string) map[string]string {
+	all := maps.Clone(list)
+	maps.Copy(all, more)
+	return all
+}
+
+// TestHierarchicalDialect replays what etcd clients see, at their own port of a server and of a proxy. Every run has
+// a cluster of its own, because replaying deletes all keys.
+func TestHierarchicalDialect(t *testing.T) {
+	t.Parallel()
+	replay := func(at func(*testing.T) *testcluster.Host, more map[string]string) func(*testing.T) {
+		return func(t *testing.T) {
+			t.Parallel()
+			h, skip := at(t), with(etcdreplay.Departures(), more)
+			for _, file := range recordings(t, "etcd") {
+				t.Run(family(file), func(t *testing.T) {
+					etcdreplay.Run(t, h.EtcdURL(), file, etcdreplay.Options{Skip: skip})
+				})
+			}
+		}
+	}
+	const root = "/ is the agent's own and says what is where"
+	t.Run("server", replay(server, map[string]string{"prefix-without-slash/4": root}))
+	t.Run("proxy", replay(proxy, map[string]string{
+		"prefix-without-slash/4": root,
+		"list-members":           "the members are the servers, not the proxy that was asked",
+	}))
+}
+
+// TestFlatDialect replays what Consul clients see, the local agent's endpoints included, at a server and at a proxy.
 func TestFlatDialect(t *testing.T) {
 	t.Parallel()
-	h := testcluster.Start(t, 1, 0).Servers[0]
-	for _, file := range recordings(t, "consul") {
-		t.Run(family(file), func(t *testing.T) {
-			if why := notOffered[family(file)]; why != "" {
-				t.Skip(why)
+	replay := func(at func(*testing.T) *testcluster.Host, more map[string]string) func(*testing.T) {
+		return func(t *testing.T) {
+			t.Parallel()
+			h, skip := at(t), with(departures, more)
+			for _, file := range recordings(t, "consul") {
+				t.Run(family(file), func(t *testing.T) {
+					if why := notOffered[family(file)]; why != "" {
+						t.Skip(why)
+					}
+					consulreplay.Run(t, strings.TrimSuffix(h.URL("/"), "/"), file, consulreplay.Options{Skip: skip})
+				})
 			}
-			consulreplay.Run(t, strings.TrimSuffix(h.URL("/"), "/"), file, consulreplay.Options{Skip: departures})
-		})
+		}
 	}
+	t.Run("server", replay(server, nil))
+	t.Run("proxy", replay(proxy, map[string]string{
+		"agent-misc":        "recorded in a cluster of one member",
+		"health-node-agent": "recorded in a cluster of one member",
+	}))
 }
 
 // notOffered are the families of endpoints that Muster does not have.
