@@ -29,16 +29,34 @@ func family(file string) string { return strings.TrimSuffix(filepath.Base(file),
 func server(t *testing.T) *testcluster.Host {
 	t.Helper()
 	_, s := single(t)
+	settle(t, s)
 	return s
 }
 
 // proxy starts a server and a proxy beside it.
 func proxy(t *testing.T) *testcluster.Host {
 	t.Helper()
-	c, _ := single(t)
+	c, s := single(t)
 	p := c.AddProxy(t, "p1")
 	p.WaitReady(t)
+	settle(t, s)
 	return p
+}
+
+// settle waits until the agents have written all they have to say about themselves: the recordings count every step
+// of the index.
+func settle(t *testing.T, s *testcluster.Host) {
+	t.Helper()
+	var last uint64
+	same := 0
+	testcluster.Eventually(t, "the cluster comes to rest", func() bool {
+		index, _, _ := s.Agent().StateHash()
+		if same++; index != last {
+			same = 0
+		}
+		last = index
+		return same >= 30
+	})
 }
 
 func single(t *testing.T) (*testcluster.Cluster, *testcluster.Host) {
