@@ -65,6 +65,7 @@ type Agent struct {
 	port   *peer.Server // nil on a proxy
 	pool   *membership.Pool
 	relay  *proxy.Proxy
+	seen   seen
 
 	registry *Registry
 	sync     *Sync

@@ -77,6 +77,10 @@ func (a *Agent) clustered(row api.Route) api.Route {
 	row.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case row.TargetOf(r) == api.Any:
+			if a.behind(r) {
+				a.forward(w, r, proxy.Leader)
+				return
+			}
 			inner.ServeHTTP(w, r)
 		case !a.raft.IsLeader():
 			a.forward(w, r, proxy.Leader)
@@ -94,6 +98,13 @@ func (a *Agent) clustered(row api.Route) api.Route {
 func (a *Agent) forward(w http.ResponseWriter, r *http.Request, t proxy.Target) {
 	if r.Header[proxy.HopsHeader] == nil {
 		r.Header[consul.NodeHeader] = []string{a.cfg.NodeName}
+		delete(r.Header, seenHeader)
+	}
+	if a.seen.local(r) {
+		if n := a.seen.index.Load(); n > 0 && r.Header[seenHeader] == nil {
+			r.Header[seenHeader] = []string{strconv.FormatUint(n, 10)}
+		}
+		w = &witness{ResponseWriter: w, seen: &a.seen}
 	}
 	a.relay.Relay(w, r, t)
 }
