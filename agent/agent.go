@@ -79,6 +79,7 @@ type Agent struct {
 	handler      atomic.Pointer[api.Router]
 	memberEvents chan membership.Event
 	compareSoon  chan struct{} // asks the leader's job for a full comparison
+	admitSoon    chan struct{} // asks the leader's job to look for servers without a vote
 
 	ctx       context.Context // ends when the agent begins to stop
 	cancel    context.CancelFunc
@@ -105,7 +106,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (*Agent, error) {
 	if opts.Log == nil {
 		opts.Log = io.Discard
 	}
-	a := &Agent{cfg: cfg, opts: opts, started: time.Now(), done: make(chan struct{}), memberEvents: make(chan membership.Event, 1024), compareSoon: make(chan struct{}, 1), up: make(chan struct{})}
+	a := &Agent{cfg: cfg, opts: opts, started: time.Now(), done: make(chan struct{}), memberEvents: make(chan membership.Event, 1024), compareSoon: make(chan struct{}, 1), admitSoon: make(chan struct{}, 1), up: make(chan struct{})}
 	a.log = newLogger(&cfg, opts.Log)
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	if err := a.open(ctx); err != nil {
@@ -299,6 +300,7 @@ func (a *Agent) startCluster(ctx context.Context) error {
 	go a.followMembers()
 	if a.raft != nil {
 		a.raft.OnLeader("membership", a.reconcile)
+		a.raft.OnLeader("admission", a.admit)
 		a.raft.OnLeader("sessions", func(ctx context.Context) {
 			if err := a.consul.Sessions().Run(ctx); err != nil && ctx.Err() == nil {
 				a.log.Error("the keeper of sessions has ended", "error", err)

@@ -285,10 +285,10 @@ type Performance struct {
 
 // GossipConfig tunes memberlist; the numbers are multipliers of log(n) or counts.
 type GossipConfig struct {
-	GossipInterval time.Duration `key:"gossip_interval"` // 200ms
+	GossipInterval time.Duration `key:"gossip_interval"` // 100ms
 	GossipNodes    int           `key:"gossip_nodes"`    // 3
-	ProbeInterval  time.Duration `key:"probe_interval"`  // 1s
-	ProbeTimeout   time.Duration `key:"probe_timeout"`   // 500ms
+	ProbeInterval  time.Duration `key:"probe_interval"`  // 500ms
+	ProbeTimeout   time.Duration `key:"probe_timeout"`   // 250ms
 	SuspicionMult  int           `key:"suspicion_mult"`  // 4
 	RetransmitMult int           `key:"retransmit_mult"` // 4
 }
@@ -325,8 +325,8 @@ func Defaults() Config {
 		Performance:           Performance{RaftMultiplier: 1, LeaveDrainTime: 5 * time.Second, RPCHoldTimeout: 7 * time.Second},
 		RaftSnapshotThreshold: 16384, RaftSnapshotInterval: 30 * time.Second, RaftTrailingLogs: 10240,
 		GossipLAN: GossipConfig{
-			GossipInterval: 200 * time.Millisecond, GossipNodes: 3, ProbeInterval: time.Second,
-			ProbeTimeout: 500 * time.Millisecond, SuspicionMult: 4, RetransmitMult: 4,
+			GossipInterval: 100 * time.Millisecond, GossipNodes: 3, ProbeInterval: 500 * time.Millisecond,
+			ProbeTimeout: 250 * time.Millisecond, SuspicionMult: 4, RetransmitMult: 4,
 		},
 		DefaultQueryTime: 300 * time.Second, MaxQueryTime: 600 * time.Second, SessionTTLMin: 10 * time.Second,
 		CheckUpdateInterval: 5 * time.Minute, CheckOutputMaxSize: 4096, LogLevel: "info", SkipLeaveOnInterrupt: true,

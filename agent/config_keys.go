@@ -42,6 +42,26 @@ var ignored = map[string]string{
 	"unix_sockets": notYet, "use_streaming_backend": noNeed, "watches": notYet, "xds": noMesh,
 }
 
+// idle are the keys that are read and checked like any other, because their values must make sense when they begin
+// to matter, but that change nothing yet. Each use is a Warning with the text.
+var idle = map[string]string{
+	"disable_keyring_file":             notYet,
+	"discovery_max_stale":              notYet,
+	"dns_config.allow_stale":           "accepted and unused: every server answers DNS from its own tree",
+	"dns_config.max_stale":             "accepted and unused: the last known answer has no limit of age",
+	"encrypt_verify_incoming":          "accepted and unused: with a key, plain gossip is always refused",
+	"encrypt_verify_outgoing":          "accepted and unused: with a key, gossip is always encrypted",
+	"limits.https_handshake_timeout":   "accepted and unused: the limit of a request's header covers the handshake",
+	"limits.rpc_client_timeout":        noNeed,
+	"limits.rpc_max_conns_per_client":  notYet,
+	"limits.txn_max_req_len":           notYet,
+	"tls.defaults.ca_path":             "accepted and unused: name the authorities in one ca_file",
+	"tls.https.ca_path":                "accepted and unused: name the authorities in one ca_file",
+	"tls.internal_rpc.ca_path":         "accepted and unused: name the authorities in one ca_file",
+	"tls.internal_rpc.verify_incoming": "accepted and unused: with certificates, both sides are always verified",
+	"tls.internal_rpc.verify_outgoing": "accepted and unused: with certificates, both sides are always verified",
+}
+
 // ignoredKey looks a key path up in ignored; indexes of list elements do not count.
 func ignoredKey(path string) (text string, ok bool) {
 	if strings.Contains(path, "[") {

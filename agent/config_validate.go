@@ -61,6 +61,11 @@ func (v *validator) run() {
 	v.numbers()
 	v.words()
 	v.definitions()
+	for _, key := range sortedKeys(idle) {
+		if v.set(key) {
+			v.warn(key, "%s", idle[key])
+		}
+	}
 }
 
 var (

@@ -18,9 +18,6 @@ import (
 // single events.
 const reconcileEvery = 60 * time.Second
 
-// admitEvery is how soon a server that could not be added to the consensus is tried again.
-const admitEvery = 10 * time.Second
-
 // serverService is the service as which servers appear in the catalog. Clients of the flat dialect look for it
 // under this name.
 const serverService = "consul"
@@ -76,18 +73,12 @@ func (a *Agent) reconcile(ctx context.Context) {
 				a.log.Warn("comparing members with the catalog failed, trying again", "error", err)
 				again = time.Second
 			}
-			if r.refused {
-				again = min(again, admitEvery)
-			}
 			full.Reset(again)
 		case ev := <-a.memberEvents:
 			for _, m := range ev.Members {
-				refused := r.refused
 				if err := r.member(ctx, m, ev.Kind); err != nil && ctx.Err() == nil {
 					a.log.Warn("acting on a change of membership failed, the next comparison repairs it", "node", m.Name, "error", err)
 					full.Reset(time.Second)
-				} else if r.refused && !refused {
-					full.Reset(admitEvery)
 				}
 			}
 		case v := <-r.verdicts:
@@ -103,14 +94,12 @@ func (a *Agent) reconcile(ctx context.Context) {
 type reconciler struct {
 	*Agent
 	began    time.Time
-	refused  bool              // a live server could not be admitted since the last full comparison began
 	vigils   map[string]*vigil // by node name in lower case
 	verdicts chan verdict
 }
 
 // all compares every member with the catalog.
 func (r *reconciler) all(ctx context.Context) error {
-	r.refused = false
 	known := map[string]bool{}
 	for _, m := range r.pool.Members() {
 		known[strings.ToLower(m.Name)] = true
@@ -152,10 +141,7 @@ func (r *reconciler) member(ctx context.Context, m membership.Member, kind membe
 			return nil
 		}
 		if isServer(m) {
-			if err := r.admitServer(ctx, m); err != nil {
-				r.refused = true
-				r.log.Warn("server could not be added to the consensus", "node", m.Name, "error", err)
-			}
+			nudge(r.admitSoon)
 		}
 		if r.keepVigil(ctx, m) {
 			return nil // its process is known to be dead, whatever gossip still believes
@@ -241,32 +227,4 @@ func nodeMeta(version string, own map[string]string) map[string]string {
 		meta[k] = v
 	}
 	return meta
-}
-
-// admitServer adds a server that gossip has found to the consensus, or moves it when its address changed.
-func (a *Agent) admitServer(ctx context.Context, m membership.Member) error {
-	if m.ID() == "" || m.ServerAddr() == "" {
-		return fmt.Errorf("server %s does not say its id and address", m.Name)
-	}
-	if own := a.raft.ClusterID(); own != "" && m.Cluster() != "" && m.Cluster() != own {
-		return fmt.Errorf("server %s holds data of cluster %s, this is cluster %s", m.Name, m.Cluster(), own)
-	}
-	servers, err := a.raft.Servers()
-	if err != nil {
-		return err
-	}
-	for _, s := range servers {
-		if s.ID == m.ID() && s.Addr == m.ServerAddr() {
-			return nil
-		}
-	}
-	// A voter that cannot be reached costs the cluster a part of its majority. Gossip proves nothing about the other
-	// port: a firewall or a certificate may be in the way.
-	if err := a.answers(ctx, m.ServerAddr()); err != nil {
-		return fmt.Errorf("its server port gives no answer: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	a.log.Info("adding a server to the consensus", "node", m.Name, "address", m.ServerAddr())
-	return a.raft.AddVoter(ctx, m.ID(), m.ServerAddr())
 }

@@ -47,7 +47,7 @@ func (a *Agent) openGossip() error {
 	}
 	pool, err := membership.Open(membership.Config{
 		Name: a.cfg.NodeName, Bind: a.cfg.BindAddr, Port: a.cfg.Ports.SerfLAN, Advertise: a.cfg.AdvertiseAddr, AdvertisePort: a.cfg.Ports.SerfLAN,
-		Tags: tags, Dir: dir, EncryptKey: a.cfg.Encrypt, Dev: a.cfg.DevMode, RejoinAfterLeave: a.cfg.RejoinAfterLeave,
+		Tags: tags, Dir: dir, EncryptKey: a.cfg.Encrypt, Dev: a.cfg.DevMode, Tuning: a.tuning(), RejoinAfterLeave: a.cfg.RejoinAfterLeave,
 		ReconnectTimeout: a.cfg.ReconnectTimeout, Logger: a.log.Named("gossip"), Metrics: a.metrics,
 	})
 	if err != nil {
@@ -76,6 +76,15 @@ func (a *Agent) announceCluster() {
 	tags[membership.TagCluster] = a.raft.ClusterID()
 	if err := a.pool.SetTags(tags); err != nil && a.ctx.Err() == nil {
 		a.log.Warn("telling the others which cluster this server belongs to", "error", err)
+	}
+}
+
+// tuning is gossip_lan in the words of the gossip.
+func (a *Agent) tuning() membership.Tuning {
+	g := a.cfg.GossipLAN
+	return membership.Tuning{
+		GossipInterval: g.GossipInterval, GossipNodes: g.GossipNodes, ProbeInterval: g.ProbeInterval, ProbeTimeout: g.ProbeTimeout,
+		SuspicionMult: g.SuspicionMult, RetransmitMult: g.RetransmitMult,
 	}
 }
 
@@ -123,10 +132,7 @@ func (a *Agent) followMembers() {
 		select {
 		case a.memberEvents <- ev:
 		default: // more than fit: one comparison of everything replaces them all
-			select {
-			case a.compareSoon <- struct{}{}:
-			default:
-			}
+			nudge(a.compareSoon)
 		}
 	}
 }

@@ -36,12 +36,36 @@ type Config struct {
 	Dir           string            // holds the rejoin snapshot and the keyring, created with mode 0700; "" = keep both in memory
 	EncryptKey    string            // base64 of 16, 24 or 32 bytes, "" = no encryption; a keyring already in Dir wins over it
 	Dev           bool              // timing for one machine: failures are seen within about a second
+	Tuning        Tuning            // overrides single values of the timing
 	// RejoinAfterLeave keeps the snapshot's addresses after Leave, so that the next Open joins again by itself.
 	RejoinAfterLeave bool
 	ReconnectTimeout time.Duration    // 0 = DefaultReconnectTimeout
 	ReapTimeout      time.Duration    // 0 = DefaultReapTimeout
 	Logger           hclog.Logger     // nil = silent
 	Metrics          *metrics.Metrics // nil = none
+}
+
+// Tuning of the failure detector and of gossip; see memberlist's Config for the meaning. Zero values keep the
+// preset.
+type Tuning struct {
+	GossipInterval, ProbeInterval, ProbeTimeout time.Duration
+	GossipNodes, SuspicionMult, RetransmitMult  int
+}
+
+func (t Tuning) apply(c *memberlist.Config) {
+	override(&c.GossipInterval, t.GossipInterval)
+	override(&c.ProbeInterval, t.ProbeInterval)
+	override(&c.ProbeTimeout, t.ProbeTimeout)
+	override(&c.GossipNodes, t.GossipNodes)
+	override(&c.SuspicionMult, t.SuspicionMult)
+	override(&c.RetransmitMult, t.RetransmitMult)
+}
+
+func override[T comparable](to *T, v T) {
+	var zero T
+	if v != zero {
+		*to = v
+	}
 }
 
 // check refuses what cannot work, before anything is opened.
@@ -135,6 +159,7 @@ func (c *Config) serfConfig() (*serf.Config, error) {
 	}
 	// Key operations wait this long for a member that does not answer: gossip interval × this × log10 of the members.
 	s.QueryTimeoutMult = int(4 * time.Second / s.MemberlistConfig.GossipInterval)
+	c.Tuning.apply(s.MemberlistConfig)
 	s.NodeName = c.Name
 	s.Tags = c.Tags
 	s.MinQueueDepth = s.MaxQueueDepth // grows with the cluster from there
