@@ -294,7 +294,7 @@ func (k *kv) run(cmd *cobra.Command, method, key string, q, form url.Values) err
 	if err != nil {
 		return err
 	}
-	isDir := ev.Node.Dir || (ev.Prev != nil && ev.Prev.Dir && ev.Action == "delete")
+	isDir := ev.Node.Dir || (method == http.MethodPut && q.Get("dir") == "true") || (ev.Prev != nil && ev.Prev.Dir && ev.Action == "delete")
 	if k.output == "simple" && isDir {
 		return nil
 	}

@@ -47,6 +47,7 @@ func TestKVRequests(t *testing.T) {
 		{"mkdir d -ttl 9", "", "PUT /v2/keys/d?dir=true&prevExist=false ttl=9", ""},
 		{"setdir d", "", "PUT /v2/keys/d?dir=true", ""},
 		{"updatedir d -ttl 9", "", "PUT /v2/keys/d?dir=true&prevExist=true ttl=9", ""},
+		{"updatedir k -ttl 9", "", "PUT /v2/keys/k?dir=true&prevExist=true ttl=9", ""}, // a key stays one, and shows no value
 		{"rmdir d", "", "DELETE /v2/keys/d?dir=true", ""},
 		{"ls", "", "GET /v2/keys" + read, "/d/a\n/d/e\n/d/e/f\n"},
 		{"ls d -p -r", "", "GET /v2/keys/d?quorum=false&recursive=true&sorted=false", "/d/a\n/d/e/\n/d/e/f\n"},
@@ -111,6 +112,9 @@ func TestWatch(t *testing.T) {
 	base, _ = events(t)
 	if r := muster(t, base, "", "kv", "watch", "k", "-recursive"); r.out != "[set] /k\nv101\n" {
 		t.Errorf("recursive watch prints %q", r.out)
+	}
+	if r := muster(t, base, "", "kv", "-o", "json", "watch", "k", "-recursive"); !strings.HasPrefix(r.out, "[set] /k\n{\"action\":\"set\"") {
+		t.Errorf("recursive watch in JSON prints %q", r.out)
 	}
 }
 

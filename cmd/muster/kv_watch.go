@@ -29,7 +29,7 @@ func (k *kv) watch() *cobra.Command {
 			if ev.Node.Dir {
 				return true, nil
 			}
-			if recursive && k.output != "json" {
+			if recursive {
 				fmt.Fprintf(cmd.OutOrStdout(), "[%s] %s\n", ev.Action, ev.Node.Key)
 			}
 			return forever, k.print(cmd.OutOrStdout(), ev)
