@@ -21,7 +21,7 @@ func (a *Agent) openRegistry() error {
 		Dir: a.cfg.DataDir, NodeName: a.cfg.NodeName, Services: a.cfg.Services, Checks: a.cfg.Checks,
 		CheckUpdateInterval: a.cfg.CheckUpdateInterval, CheckOutputMaxSize: a.cfg.CheckOutputMaxSize, DiscardCheckOutput: a.cfg.DiscardCheckOutput,
 		EnableScriptChecks: a.cfg.EnableScriptChecks, EnableLocalScriptChecks: a.cfg.EnableLocalScriptChecks,
-		Logger: a.log.Named("registry"), Metrics: a.metrics,
+		Logger: a.log, Metrics: a.metrics,
 	})
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -316,9 +317,13 @@ func TestRestartChangesNothing(t *testing.T) {
 	}
 	writes := f.writeCount()
 
-	flap := false
+	var flap atomic.Bool
 	f.set(func(f *fakeCluster) {
-		f.before = func() { flap = flap || f.status("up") != "passing" }
+		f.before = func() {
+			if f.status("up") != "passing" {
+				flap.Store(true)
+			}
+		}
 	})
 	r = openRig(t, dir, f)
 	for i, s := range r.Services() {
@@ -335,8 +340,8 @@ func TestRestartChangesNothing(t *testing.T) {
 		t.Errorf("%d services, %d checks", len(r.Services()), len(r.Checks()))
 	}
 	must(t, r.sync.Full(context.Background()))
-	if got := f.writeCount(); got != writes || flap {
-		t.Errorf("a restart made %d writes (flap: %t)", got-writes, flap)
+	if got := f.writeCount(); got != writes || flap.Load() {
+		t.Errorf("a restart made %d writes (flap: %t)", got-writes, flap.Load())
 	}
 }
 
