@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -57,7 +59,9 @@ func TestReadmeFirstCommandRuns(t *testing.T) {
 		fmt.Sprintf("MUSTER_SERVER_PORT=%d", ports[3]), fmt.Sprintf("MUSTER_SERF_LAN_PORT=%d", ports[4]), fmt.Sprintf("MUSTER_SERF_WAN_PORT=%d", ports[5]))
 	out := &strings.Builder{}
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	// The agent is a child of the go command; as in a terminal, an interrupt goes to both of them.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.WaitDelay = 10 * time.Second
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -70,6 +74,9 @@ func TestReadmeFirstCommandRuns(t *testing.T) {
 	}
 	cancel()
 	<-done
+	if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("after an interrupt something of it still ran: %v", err)
+	}
 	for _, want := range []string{fmt.Sprint(ports[0]), fmt.Sprint(ports[1]), fmt.Sprint(ports[2])} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the start-up banner does not name port %s:\n%s", want, out)
