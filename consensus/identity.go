@@ -145,33 +145,40 @@ func syncDir(dir string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// The alive stamp is one line of fixed length, so that each write replaces the whole.
+// The alive stamp is two lines of fixed length, so that each write replaces the whole.
 const stampDigits = 20
 
-// stamp notes that the cluster was alive at t (unix nanoseconds by the leader's clock). It is not synced: a stamp
-// lost in a crash only makes the next leader extend deadlines by more.
-func (d *dataDir) stamp(t int64) error {
+// stamp notes that the cluster was alive at t (unix nanoseconds by the leader's clock), and that the log held
+// everything up to the raft index committed. It is not synced: a stamp lost in a crash only makes the next leader
+// extend deadlines by more, and the log is always ahead of it.
+func (d *dataDir) stamp(t int64, committed uint64) error {
 	if d.alive == nil {
 		return nil
 	}
-	_, err := d.alive.WriteAt(fmt.Appendf(nil, "%0*d\n", stampDigits, t), 0)
+	_, err := d.alive.WriteAt(fmt.Appendf(nil, "%0*d\n%0*d\n", stampDigits, t, stampDigits, committed), 0)
 	return err
 }
 
-// lastStamp is the newest stamp, 0 if there is none.
-func (d *dataDir) lastStamp() int64 {
+// lastStamp is the time of the newest stamp, 0 if there is none.
+func (d *dataDir) lastStamp() int64 { return d.stamped(0) }
+
+// lastCommitted is the raft index of the newest stamp, 0 if there is none.
+func (d *dataDir) lastCommitted() uint64 { return uint64(max(d.stamped(1), 0)) }
+
+// stamped reads one line of the stamp.
+func (d *dataDir) stamped(line int64) int64 {
 	if d.alive == nil {
 		return 0
 	}
 	var b [stampDigits + 1]byte
-	if _, err := d.alive.ReadAt(b[:], 0); err != nil {
+	if _, err := d.alive.ReadAt(b[:], line*int64(len(b))); err != nil {
 		return 0
 	}
-	t, err := strconv.ParseInt(strings.TrimRight(string(b[:]), "\n"), 10, 64)
+	n, err := strconv.ParseInt(strings.TrimRight(string(b[:]), "\n"), 10, 64)
 	if err != nil {
 		return 0
 	}
-	return t
+	return n
 }
 
 func (d *dataDir) close() {

@@ -73,7 +73,10 @@ func Open(cfg Config) (*Node, error) {
 		n.dir.close()
 		return nil, err
 	}
-	if err = n.startRaft(); err != nil {
+	if err = n.stores.checkIntact(cfg.Dir, n.dir.lastCommitted()); err == nil {
+		err = n.startRaft()
+	}
+	if err != nil {
 		_ = n.stores.close()
 		n.dir.close()
 		return nil, err
@@ -283,7 +286,7 @@ func (n *Node) Close(ctx context.Context) error {
 		n.wg.Wait()
 		n.jobs.stop()
 		if id := n.clock.lastAlive(); id != 0 {
-			_ = n.dir.stamp(id)
+			_ = n.dir.stamp(id, n.raft.AppliedIndex())
 		}
 		err = errors.Join(err, n.stores.close())
 		n.dir.close()

@@ -35,7 +35,14 @@ func openStores(dir string, log hclog.Logger) (*stores, error) {
 	}
 	logDir := filepath.Join(dir, logDirName)
 	meta := &metadb.BoltMetaDB{}
-	w, err := wal.Open(logDir, wal.WithSegmentSize(segmentBytes), wal.WithLogger(log.Named("log")), wal.WithMetaStore(meta))
+	var w *wal.WAL
+	err = guardFault("log in "+logDir, func() (err error) {
+		w, err = wal.Open(logDir, wal.WithSegmentSize(segmentBytes), wal.WithLogger(log.Named("log")), wal.WithMetaStore(meta))
+		return err
+	})
+	if errors.Is(err, ErrDataDir) {
+		return nil, err // a database that faulted holds its lock and cannot be closed
+	}
 	if err != nil {
 		_ = meta.Close()
 		return nil, fmt.Errorf("consensus: log in %s: %w", logDir, err)
@@ -63,12 +70,21 @@ func (c *logCache) GetLog(index uint64, l *raft.Log) error {
 		*l = *e
 		return nil
 	}
-	return c.WAL.GetLog(index, l)
+	if err := c.WAL.GetLog(index, l); err != nil {
+		return err
+	}
+	if l.Index != index || (len(l.Extensions) > 0 && !sealed(l)) {
+		return fmt.Errorf("%w: entry %d does not match its checksum", wal.ErrCorrupt, index)
+	}
+	return nil
 }
 
 func (c *logCache) StoreLog(l *raft.Log) error { return c.StoreLogs([]*raft.Log{l}) }
 
 func (c *logCache) StoreLogs(ls []*raft.Log) error {
+	for _, l := range ls {
+		seal(l)
+	}
 	if err := c.WAL.StoreLogs(ls); err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ func (n *Node) stampAlive() {
 			n.log.Error("cluster id", "error", err)
 		}
 	}
-	if err := n.dir.stamp(n.clock.lastAlive()); err != nil {
+	if err := n.dir.stamp(n.clock.lastAlive(), n.raft.AppliedIndex()); err != nil {
 		n.log.Warn("cannot write the alive stamp", "error", err)
 	}
 }

@@ -1,0 +1,82 @@
+package consensus
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"runtime/debug"
+
+	"github.com/hashicorp/raft"
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// sumOf is the checksum of an entry: CRC-32C over index, term, type and data. The log store has checksums too, but
+// looks at them only at its unfinished end.
+func sumOf(l *raft.Log) uint32 {
+	var head [17]byte
+	binary.BigEndian.PutUint64(head[:], l.Index)
+	binary.BigEndian.PutUint64(head[8:], l.Term)
+	head[16] = byte(l.Type)
+	return crc32.Update(crc32.Checksum(head[:], castagnoli), castagnoli, l.Data)
+}
+
+// sealed says whether l carries its checksum.
+func sealed(l *raft.Log) bool {
+	return len(l.Extensions) == 4 && binary.BigEndian.Uint32(l.Extensions) == sumOf(l)
+}
+
+// seal puts the checksum of l into it. An entry that came from the leader has it already.
+func seal(l *raft.Log) {
+	if !sealed(l) {
+		l.Extensions = binary.BigEndian.AppendUint32(nil, sumOf(l))
+	}
+}
+
+// checkIntact reads what a start needs of the log and refuses a directory that has lost or damaged entries: a server
+// that went on without them would deny what it has acknowledged. committed is an index known to have been on
+// disk, 0 when none is.
+func (s *stores) checkIntact(dir string, committed uint64) error {
+	const help = "the other servers have the data: stop this server, remove the directory and let it join anew; a single server needs a backup"
+	first, err := s.logs.FirstIndex()
+	if err != nil {
+		return fmt.Errorf("consensus: log in %s: %w", dir, err)
+	}
+	last, err := s.logs.LastIndex()
+	if err != nil {
+		return fmt.Errorf("consensus: log in %s: %w", dir, err)
+	}
+	snaps, err := s.snaps.List()
+	if err != nil {
+		return fmt.Errorf("consensus: snapshots in %s: %w", dir, err)
+	}
+	end := last
+	for _, m := range snaps {
+		end = max(end, m.Index)
+	}
+	if end < committed {
+		return fmt.Errorf("%w: %s ends at entry %d, but entry %d was there once: a file was cut, removed or damaged; %s (to go on without the lost entries, delete the file %s)",
+			ErrDataDir, dir, end, committed, help, aliveFile)
+	}
+	if first == 0 {
+		return nil
+	}
+	for i := first; i <= last; i++ {
+		var l raft.Log
+		if err := s.logs.GetLog(i, &l); err != nil {
+			return fmt.Errorf("%w: log in %s is damaged at entry %d: %w; %s", ErrDataDir, dir, i, err, help)
+		}
+	}
+	return nil
+}
+
+// guardFault runs f and makes an error of a fault in memory mapped from a file that is shorter than it says.
+func guardFault(what string, f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: %s is damaged: %v", ErrDataDir, what, r)
+		}
+	}()
+	return f()
+}
