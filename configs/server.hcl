@@ -29,7 +29,7 @@ client_addr = "127.0.0.1"
 #   serf_lan = 8301  # gossip, TCP and UDP
 # }
 
-# Encrypt gossip: the same key on all members, made by `muster keygen`.
+# Encrypt gossip: the same key on all members, made by `head -c 32 /dev/urandom | base64`.
 # encrypt = "<base64 of 32 random bytes>"
 
 # Encrypt and authenticate the port between agents.
