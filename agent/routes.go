@@ -131,7 +131,9 @@ func (a *Agent) asLeader(w http.ResponseWriter, r *http.Request, inner http.Hand
 			http.Error(w, "request body ended before its length of "+strconv.FormatInt(r.ContentLength, 10)+" bytes", http.StatusBadRequest)
 			return
 		}
-		r.Body = io.NopCloser(bytes.NewReader(body))
+		kept := new(keptBody)
+		kept.Reset(body)
+		r.Body = kept
 	}
 	g := guards.Get().(*leaderGuard)
 	g.ResponseWriter, g.swallowed = w, false
@@ -147,6 +149,12 @@ func (a *Agent) asLeader(w http.ResponseWriter, r *http.Request, inner http.Hand
 		a.forward(w, r, proxy.Leader)
 	}
 }
+
+// keptBody is a body in memory, in one allocation.
+type keptBody struct{ bytes.Reader }
+
+// Close implements io.Closer.
+func (*keptBody) Close() error { return nil }
 
 // maxReplay is the largest body, in bytes, that is kept to be sent to another leader.
 const maxReplay = 1 << 20

@@ -61,7 +61,7 @@ func newTelemetry(cfg *Config) (*telemetry, error) {
 		}
 	}
 	// The libraries below us count through the global instance, so it is ours.
-	m, err := metrics.NewGlobal(mc, metrics.FanoutSink{memory, sink})
+	m, err := metrics.NewGlobal(mc, &quietSink{FanoutSink: metrics.FanoutSink{memory, sink}})
 	if err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
