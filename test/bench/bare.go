@@ -61,7 +61,7 @@ func (b *bench) bare() (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	const addr = "127.54.3.1:8500"
+	addr := b.net + ".3.1:8500"
 	p, err := start(addr, self, "-bare", addr)
 	if err != nil {
 		return nil, err

@@ -25,7 +25,7 @@ func (b *bench) dns() error {
 	if err != nil {
 		return err
 	}
-	bare, err := start("127.54.3.2:8600", self, "-bare-dns", "127.54.3.2:8600")
+	bare, err := start(b.net+".3.2:8600", self, "-bare-dns", b.net+".3.2:8600")
 	if err != nil {
 		return err
 	}

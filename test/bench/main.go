@@ -22,6 +22,7 @@ func main() {
 	flag.StringVar(&o.dir, "dir", os.TempDir(), "directory on the disk to measure")
 	flag.DurationVar(&o.window, "window", 3*time.Second, "length of one window")
 	flag.IntVar(&o.rounds, "rounds", 3, "windows per figure and side")
+	flag.StringVar(&o.net, "net", "127.54", "first two numbers of the loopback addresses to use, so that two runs do not meet")
 	only := flag.String("only", "", "measure only the figures whose name matches this regular expression")
 	flag.StringVar(&o.binary, "muster", "", "measure this executable instead of building one")
 	flag.StringVar(&o.against, "against", "", "measure this executable of Muster, too")
@@ -47,10 +48,10 @@ func main() {
 
 // options are the flags.
 type options struct {
-	dir, binary, against string
-	window               time.Duration
-	rounds               int
-	only                 *regexp.Regexp
+	dir, binary, against, net string
+	window                    time.Duration
+	rounds                    int
+	only                      *regexp.Regexp
 }
 
 func run(o options) error {
@@ -68,13 +69,13 @@ func run(o options) error {
 	if err := raiseFiles(); err != nil {
 		return err
 	}
-	b := &bench{options: o, kinds: []peerKind{muster("muster", o.binary, "127.54.0")}}
+	b := &bench{options: o, kinds: []peerKind{muster("muster", o.binary, o.net+".0")}}
 	b.dir = dir
 	if o.against != "" {
-		b.kinds = append(b.kinds, muster("before", o.against, "127.54.2"))
+		b.kinds = append(b.kinds, muster("before", o.against, o.net+".2"))
 	}
 	if path, err := exec.LookPath("etcd"); err == nil {
-		b.kinds = append(b.kinds, etcd(path, "127.54.1"))
+		b.kinds = append(b.kinds, etcd(path, o.net+".1"))
 	}
 	b.header()
 	for _, suite := range []func() error{b.first, b.single, b.catalog, b.agent, b.dns, b.polls, b.memory, b.three} {
