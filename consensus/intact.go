@@ -33,11 +33,13 @@ func seal(l *raft.Log) {
 	}
 }
 
+// damageHelp ends each refusal of a damaged directory.
+const damageHelp = "the other servers have the data: stop this server, remove the directory and let it join anew; a single server needs a backup"
+
 // checkIntact reads what a start needs of the log and refuses a directory that has lost or damaged entries: a server
 // that went on without them would deny what it has acknowledged. committed is an index known to have been on
 // disk, 0 when none is.
 func (s *stores) checkIntact(dir string, committed uint64) error {
-	const help = "the other servers have the data: stop this server, remove the directory and let it join anew; a single server needs a backup"
 	first, err := s.logs.FirstIndex()
 	if err != nil {
 		return fmt.Errorf("consensus: log in %s: %w", dir, err)
@@ -56,7 +58,7 @@ func (s *stores) checkIntact(dir string, committed uint64) error {
 	}
 	if end < committed {
 		return fmt.Errorf("%w: %s ends at entry %d, but entry %d was there once: a file was cut, removed or damaged; %s (to go on without the lost entries, delete the file %s)",
-			ErrDataDir, dir, end, committed, help, aliveFile)
+			ErrDataDir, dir, end, committed, damageHelp, aliveFile)
 	}
 	if first == 0 {
 		return nil
@@ -64,7 +66,7 @@ func (s *stores) checkIntact(dir string, committed uint64) error {
 	for i := first; i <= last; i++ {
 		var l raft.Log
 		if err := s.logs.GetLog(i, &l); err != nil {
-			return fmt.Errorf("%w: log in %s is damaged at entry %d: %w; %s", ErrDataDir, dir, i, err, help)
+			return fmt.Errorf("%w: log in %s is damaged at entry %d: %w; %s", ErrDataDir, dir, i, err, damageHelp)
 		}
 	}
 	return nil
@@ -74,8 +76,8 @@ func (s *stores) checkIntact(dir string, committed uint64) error {
 func guardFault(what string, f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: %s is damaged: %v", ErrDataDir, what, r)
+		if recover() != nil { // its text would only say that some address cannot be read
+			err = fmt.Errorf("%w: %s is damaged: a file is shorter than its content says; %s", ErrDataDir, what, damageHelp)
 		}
 	}()
 	return f()
