@@ -127,18 +127,20 @@ func (a *Agent) open(ctx context.Context) error {
 	}{
 		{"data directory", a.openIdentity},
 		{"metrics", a.openTelemetry},
-		{"server port", a.openPort},        // before raft, which talks through it
-		{"consensus", a.openTree},          // before gossip, whose events become writes
+		{"", a.openPort},                   // before raft, which talks through it
+		{"", a.openTree},                   // before gossip, whose events become writes
 		{"local registry", a.openRegistry}, // before gossip: checks of the last run are known when we are seen
-		{"gossip", a.openGossip},
+		{"", a.openGossip},
 		{"routes", a.openRoutes}, // before any listener that uses them
 		{"DNS", a.startDNS},
 		{"HTTP", a.startHTTP},
 		{"cluster", func() error { return a.startCluster(ctx) }},
 	}
 	for _, s := range steps {
-		if err := s.f(); err != nil {
+		if err := s.f(); err != nil && s.what != "" {
 			return fmt.Errorf("%s: %w", s.what, err)
+		} else if err != nil {
+			return err // it names its part already
 		}
 	}
 	return nil
