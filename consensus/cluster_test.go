@@ -46,7 +46,7 @@ var errCut = errors.New("network is cut")
 func (n *network) dialer(from string) *peer.Dialer {
 	return peer.NewDialer(peer.DialerConfig{Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		n.mu.Lock()
-		cut := n.cut[from] || n.cut[addr] && !n.dead[addr]
+		cut := n.isCut(from, addr)
 		n.mu.Unlock()
 		if cut {
 			return nil, errCut
@@ -57,11 +57,18 @@ func (n *network) dialer(from string) *peer.Dialer {
 		}
 		w := &wire{Conn: c, from: from, to: addr, n: n}
 		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.isCut(from, addr) { // while we dialed: nobody else would close this connection
+			_ = c.Close()
+			return nil, errCut
+		}
 		n.conns[w] = struct{}{}
-		n.mu.Unlock()
 		return w, nil
 	}})
 }
+
+// isCut says whether from cannot reach to; mu is held.
+func (n *network) isCut(from, to string) bool { return n.cut[from] || n.cut[to] && !n.dead[to] }
 
 func (n *network) isolate(addr string, cut bool) {
 	n.mu.Lock()
@@ -252,6 +259,13 @@ func (c *cluster) restart(m *member, dir string) *member {
 func (c *cluster) leader() *member {
 	c.t.Helper()
 	var found *member
+	defer func() {
+		for _, m := range c.members {
+			if found == nil {
+				c.t.Logf("%s: down %v, cut %v, %+v", m.cfg.ID, m.down, c.isCut(m), m.Status())
+			}
+		}
+	}()
 	within(c.t, 10*time.Second, "a leader", func() bool {
 		for _, m := range c.members {
 			if !m.down && m.Status().Ready && m.IsLeader() && !c.isCut(m) {
