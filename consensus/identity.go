@@ -155,6 +155,8 @@ func (d *dataDir) stamp(t int64, committed uint64) error {
 	if d.alive == nil {
 		return nil
 	}
+	// A server that has just started has not applied its log again yet.
+	committed = max(committed, d.lastCommitted())
 	_, err := d.alive.WriteAt(fmt.Appendf(nil, "%0*d\n%0*d\n", stampDigits, t, stampDigits, committed), 0)
 	return err
 }

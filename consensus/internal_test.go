@@ -165,3 +165,19 @@ func prepared(t *testing.T) string {
 	t.Cleanup(d.close)
 	return d.dir
 }
+
+func TestStampNeverForgetsACommit(t *testing.T) {
+	d, err := openDir(t.TempDir(), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	for _, c := range []struct{ at, index, want int64 }{{5, 100, 100}, {6, 0, 100}, {7, 101, 101}} {
+		if err := d.stamp(c.at, uint64(c.index)); err != nil {
+			t.Fatal(err)
+		}
+		if at, got := d.lastStamp(), d.lastCommitted(); at != c.at || got != uint64(c.want) {
+			t.Errorf("after %+v: time %d, index %d", c, at, got)
+		}
+	}
+}
