@@ -308,6 +308,11 @@ func (a *Agent) startCluster(ctx context.Context) error {
 				a.log.Error("the keeper of sessions has ended", "error", err)
 			}
 		})
+		a.raft.OnLeader("root certificate", func(ctx context.Context) {
+			if err := a.consul.EnsureRoot(ctx); err != nil && ctx.Err() == nil {
+				a.log.Error("making the root certificate", "error", err)
+			}
+		})
 		if err := a.form(a.ctx); err != nil {
 			return err
 		}

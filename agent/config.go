@@ -108,6 +108,9 @@ type Config struct {
 	EncryptVerifyOutgoing bool   `key:"encrypt_verify_outgoing"`
 	DisableKeyringFile    bool   `key:"disable_keyring_file" flag:"disable-keyring-file" usage:"keep gossip keys in memory only"`
 
+	// Connect makes the cluster show a root certificate to clients that wait for one; there is no service mesh.
+	Connect Connect `key:"connect"`
+
 	// TLS of the internal port and of HTTPS.
 	TLS TLS `key:"tls"`
 
@@ -281,6 +284,11 @@ type Performance struct {
 	RaftMultiplier int           `key:"raft_multiplier"`
 	LeaveDrainTime time.Duration `key:"leave_drain_time"`
 	RPCHoldTimeout time.Duration `key:"rpc_hold_timeout"`
+}
+
+// Connect is the service mesh, of which only the root certificate exists (false).
+type Connect struct {
+	Enabled bool `key:"enabled"`
 }
 
 // GossipConfig tunes memberlist; the numbers are multipliers of log(n) or counts.

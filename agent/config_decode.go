@@ -56,6 +56,9 @@ func parseConfig(text []byte, format string) (tree map[string]any, err error) {
 }
 
 func parseJSON(text []byte) (map[string]any, error) {
+	if len(bytes.TrimSpace(text)) == 0 {
+		return map[string]any{}, nil // as an empty HCL file
+	}
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.UseNumber()
 	var tree map[string]any
@@ -65,9 +68,6 @@ func parseJSON(text []byte) (map[string]any, error) {
 			at = s.Offset
 		}
 		line := 1 + bytes.Count(text[:min(int(at), len(text))], []byte("\n"))
-		if errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("malformed JSON: the text is empty")
-		}
 		return nil, fmt.Errorf("malformed JSON, line %d: %w", line, err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {

@@ -18,7 +18,8 @@ var ignored = map[string]string{
 	"addresses.grpc": noMesh, "addresses.grpc_tls": noMesh,
 	"advertise_addr_ipv4": noNeed, "advertise_addr_ipv6": noNeed, "advertise_addr_wan_ipv4": noWAN, "advertise_addr_wan_ipv6": noWAN,
 	"advertise_reconnect_timeout": notYet, "auto_config": noMesh, "auto_encrypt": noMesh, "auto_reload_config": notYet,
-	"autopilot": notYet, "cache": noNeed, "cloud": noMesh, "config_entries": noMesh, "connect": noMesh,
+	"autopilot": notYet, "cache": noNeed, "cloud": noMesh, "config_entries": noMesh, "connect.ca_config": noMesh, "connect.ca_provider": noMesh,
+	"connect.enable_mesh_gateway_wan_federation": noMesh, "connect.enable_serverless_plugin": noMesh, "connect.test_ca_leaf_root_change_spread": noMesh,
 	"disable_anonymous_signature": noNeed, "disable_coordinates": notYet, "disable_host_node_id": noNeed,
 	"disable_http_unprintable_char_filter": noNeed, "disable_remote_exec": noNeed, "disable_update_check": noNeed,
 	"dns_config.cache_max_age": noNeed, "dns_config.prefer_namespace": noNeed, "dns_config.use_cache": noNeed,
@@ -39,7 +40,7 @@ var ignored = map[string]string{
 	"telemetry.retry_failed_connection": noTelemetry, "telemetry.statsd_address": noTelemetry, "telemetry.statsite_address": noTelemetry,
 	"tls.defaults.tls_cipher_suites": noNeed, "tls.grpc": noMesh, "tls.https.tls_cipher_suites": noNeed, "tls.internal_rpc.tls_cipher_suites": noNeed,
 	"translate_wan_addrs": noWAN, "ui": noUI, "ui_config": noUI, "ui_content_path": noUI, "ui_dir": noUI,
-	"unix_sockets": notYet, "use_streaming_backend": noNeed, "watches": notYet, "xds": noMesh,
+	"unix_sockets": notYet, "use_streaming_backend": noNeed, "version": noNeed, "watches": notYet, "xds": noMesh,
 }
 
 // idle are the keys that are read and checked like any other, because their values must make sense when they begin

@@ -245,7 +245,8 @@ func (v *validator) tls() {
 		v.stanza(one.key, one.t)
 	}
 	if c.Ports.HTTPS > 0 && c.TLS.HTTPS.CertFile == "" {
-		v.bad("ports.https", "needs a certificate: set cert_file and key_file in tls.defaults or tls.https")
+		v.warn("ports.https", "HTTPS is off: it needs cert_file and key_file in tls.defaults or tls.https")
+		c.Ports.HTTPS = -1
 	}
 }
 

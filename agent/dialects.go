@@ -10,7 +10,6 @@ import (
 	"github.com/musterhq/muster/api/consul"
 	"github.com/musterhq/muster/api/etcd"
 	"github.com/musterhq/muster/catalog"
-	"github.com/musterhq/muster/internal/version"
 	"github.com/musterhq/muster/membership"
 	"github.com/musterhq/muster/proxy"
 )
@@ -59,7 +58,7 @@ func (a *Agent) startSync() {
 func (a *Agent) node() catalog.Node {
 	return catalog.Node{
 		ID: a.id, Name: a.cfg.NodeName, Address: a.cfg.AdvertiseAddr, Datacenter: a.cfg.Datacenter,
-		TaggedAddresses: taggedAddresses(a.cfg.AdvertiseAddr), Meta: nodeMeta(version.Version, a.cfg.NodeMeta),
+		TaggedAddresses: taggedAddresses(a.cfg.AdvertiseAddr), Meta: nodeMeta(a.cfg.NodeMeta),
 	}
 }
 
@@ -77,7 +76,7 @@ func (a *Agent) openDialects() error {
 	a.consul = consul.New(consul.Config{
 		Store: a.store, Datacenter: a.cfg.Datacenter, NodeName: a.cfg.NodeName, Logger: a.log, Metrics: a.metrics,
 		KVMaxValue: int64(a.cfg.Limits.KVMaxValueSize), QueryTime: a.cfg.DefaultQueryTime, MaxQueryTime: a.cfg.MaxQueryTime,
-		SessionTTL: [2]time.Duration{a.cfg.SessionTTLMin, 24 * time.Hour}, Peers: a.peers,
+		SessionTTL: [2]time.Duration{a.cfg.SessionTTLMin, 24 * time.Hour}, Peers: a.peers, Connect: a.cfg.Connect.Enabled,
 	})
 	var err error
 	members := a.etcdMembers()

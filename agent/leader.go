@@ -10,6 +10,7 @@ import (
 
 	"github.com/musterhq/muster/api"
 	"github.com/musterhq/muster/catalog"
+	"github.com/musterhq/muster/internal/version"
 	"github.com/musterhq/muster/kv"
 	"github.com/musterhq/muster/membership"
 )
@@ -187,7 +188,7 @@ func (a *Agent) registerMember(ctx context.Context, m membership.Member) error {
 		if ok && n.Address == m.Addr && strings.EqualFold(n.ID, m.ID()) && a.hasServerService(s, m) {
 			return kv.Txn{}, nil
 		}
-		node := catalog.Node{Name: m.Name, Address: m.Addr, ID: m.ID(), Datacenter: a.cfg.Datacenter, TaggedAddresses: taggedAddresses(m.Addr), Meta: nodeMeta(m.Version(), nil)}
+		node := catalog.Node{Name: m.Name, Address: m.Addr, ID: m.ID(), Datacenter: a.cfg.Datacenter, TaggedAddresses: taggedAddresses(m.Addr), Meta: nodeMeta(nil)}
 		if ok {
 			node.Meta = n.Meta
 		}
@@ -221,8 +222,8 @@ func taggedAddresses(addr string) map[string]string {
 }
 
 // nodeMeta is the metadata of an agent's node: what the operator gave it and what clients look for.
-func nodeMeta(version string, own map[string]string) map[string]string {
-	meta := map[string]string{"consul-network-segment": "", "consul-version": version}
+func nodeMeta(own map[string]string) map[string]string {
+	meta := map[string]string{"consul-network-segment": "", "consul-version": version.Consul}
 	for k, v := range own {
 		meta[k] = v
 	}

@@ -89,8 +89,13 @@ func (l local) ForceLeave(_ context.Context, node string, prune, wan bool) error
 		return consul.ErrNoSuchMember
 	}
 	err := l.pool.ForceLeave(node, prune)
-	if errors.Is(err, membership.ErrNoMember) {
+	switch {
+	case errors.Is(err, membership.ErrNoMember):
 		return consul.ErrNoSuchMember
+	case errors.Is(err, membership.ErrMemberAlive):
+		// A living member would refute it: nothing happens, and clients of the dialect expect no error.
+		l.log.Warn("a living member is not forced out", "node", node)
+		return nil
 	}
 	return err
 }
@@ -104,13 +109,21 @@ func (l local) Self(context.Context) consul.AgentSelf {
 	return consul.AgentSelf{
 		Config: consul.AgentSelfConfig{
 			Datacenter: l.cfg.Datacenter, PrimaryDatacenter: l.cfg.Datacenter, NodeName: l.cfg.NodeName, NodeID: l.id,
-			Revision: version.Revision(), Server: l.cfg.Server, Version: version.Version,
+			Revision: version.Revision(), Server: l.cfg.Server, Version: version.Consul,
 		},
-		DebugConfig: l.cfg.Redacted(),
+		DebugConfig: l.debugConfig(),
 		Member:      agentMember(l.pool.Local()),
 		Stats:       l.stats(),
 		Meta:        node.Meta,
 	}
+}
+
+// debugConfig is the configuration without secrets, and what of it clients look for under Consul's names.
+func (l local) debugConfig() map[string]any {
+	c := l.cfg.Redacted()
+	c["SerfAdvertiseAddrLAN"] = "tcp://" + l.pool.Local().GossipAddr()
+	c["Version"] = version.Version
+	return c
 }
 
 // stats is what `muster info` prints.

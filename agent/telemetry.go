@@ -50,7 +50,8 @@ func newTelemetry(cfg *Config) (*telemetry, error) {
 	memory := metrics.NewInmemSink(metricsInterval, metricsKept)
 	mc := metrics.DefaultConfig(cfg.Telemetry.MetricsPrefix)
 	mc.EnableHostname = !cfg.Telemetry.DisableHostname
-	mc.EnableRuntimeMetrics = false // the Go collector has them, at no cost between scrapes
+	mc.EnableRuntimeMetrics = true // once a second, for the JSON form; the Go collector has them for the other
+	mc.ProfileInterval = metricsInterval / 2
 	mc.FilterDefault = cfg.Telemetry.FilterDefault
 	for _, p := range cfg.Telemetry.PrefixFilter {
 		switch {

@@ -38,6 +38,7 @@ type Config struct {
 	SessionTTL   [2]time.Duration // smallest and largest TTL of a session; zero = 10 s and 24 h
 	Peers        func() []string  // addresses (host:port) of the servers for status/peers; nil = only the leader's
 	Authorizer   Authorizer       // nil = everything is allowed
+	Connect      bool             // make and show a root certificate of the mesh, see connectRoutes
 	CacheBytes   int64            // limit of the encoded answers kept, 0 = api.DefaultBodyCacheBytes
 }
 
@@ -86,6 +87,7 @@ func (a *API) Routes() []api.Route {
 	rs = append(rs, a.sessionRoutes()...)
 	rs = append(rs, a.statusRoutes()...)
 	rs = append(rs, a.aclRoutes()...)
+	rs = append(rs, a.connectRoutes()...)
 	return rs
 }
 

@@ -437,6 +437,7 @@ func (a *API) kvDelete(w http.ResponseWriter, r *http.Request, key string) error
 	if err := codeError(res); err != nil {
 		return err
 	}
+	a.sessions.deleted(key, recurse)
 	writeBool(w, r, true)
 	return nil
 }

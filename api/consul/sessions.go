@@ -2,6 +2,8 @@ package consul
 
 import (
 	"context"
+	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -262,6 +264,23 @@ func (k *Sessions) released(session, key string) {
 	delete(keys, key)
 	if len(keys) == 0 {
 		delete(k.held, session)
+	}
+}
+
+// deleted notes that somebody deleted a key, or all that begin with it: its session holds it no longer, and its end
+// delays nothing.
+func (k *Sessions) deleted(key string, prefix bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for session, keys := range k.held {
+		if !prefix {
+			delete(keys, key)
+		} else {
+			maps.DeleteFunc(keys, func(held string, _ struct{}) bool { return strings.HasPrefix(held, key) })
+		}
+		if len(keys) == 0 {
+			delete(k.held, session)
+		}
 	}
 }
 

@@ -227,6 +227,24 @@ func TestLockDelayOfADeletedKey(t *testing.T) {
 	})
 }
 
+// A key that somebody deleted under its holder is nobody's when the session ends, whatever the session's behavior.
+func TestNoLockDelayAfterADelete(t *testing.T) {
+	for _, del := range []string{"/v1/kv/dir/lock", "/v1/kv/dir/?recurse"} {
+		for _, behavior := range []string{"release", "delete"} {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLeader(t)
+				defer l.close()
+				id := l.session(`{"LockDelay":"15s","Behavior":"` + behavior + `"}`)
+				l.want("PUT", "/v1/kv/dir/lock?acquire="+id, "a", 200, "true")
+				l.want("DELETE", del, "", 200, "true")
+				l.want("PUT", "/v1/session/destroy/"+id, "", 200, "true")
+				other := l.session(`{"LockDelay":"0s"}`)
+				l.want("PUT", "/v1/kv/dir/lock?acquire="+other, "b", 200, "true")
+			})
+		}
+	}
+}
+
 // A lock that is taken and lost at once is delayed all the same, however the leader's job is scheduled.
 func TestLockDelayIsNeverMissed(t *testing.T) {
 	_, srv := newServer(t)
