@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/api/consul"
+	"github.com/musterhq/muster/catalog"
 )
 
 // Config is everything an agent can be told, in one struct. Load and LoadPaths fill it: built-in defaults, then the
@@ -22,6 +23,9 @@ type Config struct {
 	// NodeMeta are up to 64 pairs put on the node's catalog record; keys to 128 characters of letters, digits, dash
 	// and underscore, values to 512 bytes; keys that begin with "consul-" are reserved. Default: none.
 	NodeMeta map[string]string `key:"node_meta" flag:"node-meta" usage:"key:value to put on this node; may be repeated"`
+
+	// Locality says where this machine stands, on its catalog record. Default: none.
+	Locality *catalog.Locality `key:"locality"`
 
 	// Datacenter is the name of the cluster this agent belongs to: lower-case letters, digits, dash and underscore,
 	// up to 63. Default: dc1.

@@ -33,7 +33,7 @@ var ignored = map[string]string{
 	"raft_logstore": noNeed, "raft_protocol": noNeed, "read_replica": notYet, "reconnect_timeout_wan": noWAN,
 	"retry_interval_wan": noWAN, "retry_join_wan": noWAN, "retry_max_wan": noWAN, "rpc": noNeed, "segment": notYet, "segments": notYet,
 	"serf_lan": noNeed, "serf_lan_allowed_cidrs": notYet, "serf_wan": noWAN, "serf_wan_allowed_cidrs": noWAN,
-	"server_rejoin_age_max": noNeed, "services.connect": noMesh, "services.locality": noMesh, "services.proxy": noMesh,
+	"server_rejoin_age_max": noNeed, "services.connect": noMesh, "services.proxy": noMesh,
 	"start_join_wan": noWAN, "syslog_facility": noLogFile,
 	"telemetry.circonus_api_token": noTelemetry, "telemetry.disable_compat_1.9": noTelemetry, "telemetry.disable_per_tenancy_usage_metrics": noTelemetry,
 	"telemetry.dogstatsd_addr": noTelemetry, "telemetry.dogstatsd_tags": noTelemetry, "telemetry.enable_host_metrics": noTelemetry,

@@ -172,6 +172,7 @@ func TestServiceDefinition(t *testing.T) {
 		  name = "web" id = "web-1" port = 80 tags = ["v1", "v2"] address = "10.9.8.7" enable_tag_override = true
 		  meta { k = "v" }
 		  weights { passing = 10 warning = 2 }
+		  locality { region = "eu" zone = "eu-1" }
 		  tagged_addresses { wan { address = "198.18.0.53" port = 81 } }
 		  checks = [
 		    { id = "up" http = "https://127.0.0.1/ok" interval = "10s" header { X-A = ["b", "c"] } failures_before_critical = 3 tls_skip_verify = true },
@@ -180,6 +181,7 @@ func TestServiceDefinition(t *testing.T) {
 		}`}, nil)
 	s := c.Services[0]
 	if s.ID != "web-1" || s.Port != 80 || !slices.Equal(s.Tags, []string{"v1", "v2"}) || !s.EnableTagOverride || s.Meta["k"] != "v" ||
+		*s.Locality != (catalog.Locality{Region: "eu", Zone: "eu-1"}) ||
 		*s.Weights != (catalog.Weights{Passing: 10, Warning: 2}) || s.TaggedAddresses["wan"] != (catalog.Address{Address: "198.18.0.53", Port: 81}) {
 		t.Errorf("service %+v", s)
 	}

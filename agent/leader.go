@@ -190,7 +190,7 @@ func (a *Agent) registerMember(ctx context.Context, m membership.Member) error {
 		}
 		node := catalog.Node{Name: m.Name, Address: m.Addr, ID: m.ID(), Datacenter: a.cfg.Datacenter, TaggedAddresses: taggedAddresses(m.Addr), Meta: nodeMeta(nil)}
 		if ok {
-			node.Meta = n.Meta
+			node.Meta, node.Locality = n.Meta, n.Locality
 		}
 		r := catalog.Registration{Node: node}
 		if isServer(m) {

@@ -454,7 +454,7 @@ func (r *Registry) Beat(id, status, output string) error {
 func serviceRecord(d consul.ServiceDefinition) *catalog.Service {
 	return &catalog.Service{
 		ID: d.ID, Name: d.Name, Kind: d.Kind, Tags: d.Tags, Address: d.Address, TaggedAddresses: d.TaggedAddresses,
-		Meta: d.Meta, Port: d.Port, SocketPath: d.SocketPath, Weights: *d.Weights, EnableTagOverride: d.EnableTagOverride,
+		Meta: d.Meta, Port: d.Port, SocketPath: d.SocketPath, Weights: *d.Weights, EnableTagOverride: d.EnableTagOverride, Locality: d.Locality,
 	}
 }
 

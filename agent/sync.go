@@ -500,14 +500,17 @@ func (s *Sync) compareChecks(remote []*catalog.Check) []<-chan struct{} {
 
 func sameNode(a, b *catalog.Node) bool {
 	return a.ID == b.ID && a.Name == b.Name && a.Address == b.Address &&
-		sameMap(a.TaggedAddresses, b.TaggedAddresses) && sameMap(a.Meta, b.Meta)
+		sameMap(a.TaggedAddresses, b.TaggedAddresses) && sameMap(a.Meta, b.Meta) && sameLocality(a.Locality, b.Locality)
 }
 
 func sameService(a, b *catalog.Service) bool {
 	return a.ID == b.ID && a.Name == b.Name && a.Kind == b.Kind && a.Address == b.Address && a.Port == b.Port &&
 		a.SocketPath == b.SocketPath && a.Weights == b.Weights && a.EnableTagOverride == b.EnableTagOverride &&
-		slices.Equal(a.Tags, b.Tags) && sameMap(a.Meta, b.Meta) && sameMap(a.TaggedAddresses, b.TaggedAddresses)
+		slices.Equal(a.Tags, b.Tags) && sameMap(a.Meta, b.Meta) && sameMap(a.TaggedAddresses, b.TaggedAddresses) &&
+		sameLocality(a.Locality, b.Locality)
 }
+
+func sameLocality(a, b *catalog.Locality) bool { return a == b || a != nil && b != nil && *a == *b }
 
 // sameCheck compares all but the output when butOutput.
 func sameCheck(a, b *catalog.Check, butOutput bool) bool {

@@ -49,6 +49,7 @@ type registerBody struct {
 	Service         *registerServiceBody `json:",omitempty"`
 	Checks          []registerCheckBody  `json:",omitempty"`
 	SkipNodeUpdate  bool                 `json:",omitempty"`
+	Locality        *catalog.Locality    `json:",omitempty"`
 }
 
 type registerServiceBody struct {
@@ -63,6 +64,7 @@ type registerServiceBody struct {
 	TaggedAddresses   map[string]catalog.Address `json:",omitempty"`
 	Weights           catalog.Weights            //
 	EnableTagOverride bool                       `json:",omitempty"`
+	Locality          *catalog.Locality          `json:",omitempty"`
 }
 
 type registerCheckBody struct {
@@ -85,12 +87,12 @@ func (h *HTTPCluster) Register(ctx context.Context, r catalog.Registration) erro
 	n := &r.Node
 	body := registerBody{
 		Datacenter: n.Datacenter, ID: n.ID, Node: n.Name, Address: n.Address, TaggedAddresses: n.TaggedAddresses,
-		NodeMeta: n.Meta, SkipNodeUpdate: r.SkipNodeUpdate,
+		NodeMeta: n.Meta, SkipNodeUpdate: r.SkipNodeUpdate, Locality: n.Locality,
 	}
 	if s := r.Service; s != nil {
 		body.Service = &registerServiceBody{
 			Kind: s.Kind, ID: s.ID, Service: s.Name, Tags: s.Tags, Meta: s.Meta, Port: s.Port, Address: s.Address,
-			SocketPath: s.SocketPath, TaggedAddresses: s.TaggedAddresses, Weights: s.Weights, EnableTagOverride: s.EnableTagOverride,
+			SocketPath: s.SocketPath, TaggedAddresses: s.TaggedAddresses, Weights: s.Weights, EnableTagOverride: s.EnableTagOverride, Locality: s.Locality,
 		}
 	}
 	for _, c := range r.Checks {
@@ -146,14 +148,14 @@ func (h *HTTPCluster) NodeServices(ctx context.Context, node string) ([]*catalog
 	}
 	return services, checks, &catalog.Node{
 		ID: ns.Node.ID, Name: ns.Node.Node, Address: ns.Node.Address, Datacenter: ns.Node.Datacenter,
-		TaggedAddresses: ns.Node.TaggedAddresses, Meta: ns.Node.Meta, Created: ns.Node.CreateIndex, Modified: ns.Node.ModifyIndex,
+		TaggedAddresses: ns.Node.TaggedAddresses, Meta: ns.Node.Meta, Locality: ns.Node.Locality, Created: ns.Node.CreateIndex, Modified: ns.Node.ModifyIndex,
 	}, nil
 }
 
 func serviceFromWire(s *consul.NodeService) *catalog.Service {
 	out := &catalog.Service{
 		ID: s.ID, Name: s.Service, Kind: s.Kind, Tags: s.Tags, Address: s.Address, Meta: s.Meta, Port: s.Port,
-		SocketPath: s.SocketPath, Weights: catalog.Weights(s.Weights), EnableTagOverride: s.EnableTagOverride,
+		SocketPath: s.SocketPath, Weights: catalog.Weights(s.Weights), EnableTagOverride: s.EnableTagOverride, Locality: s.Locality,
 		Created: s.CreateIndex, Modified: s.ModifyIndex,
 	}
 	if len(s.TaggedAddresses) > 0 {

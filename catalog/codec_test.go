@@ -123,7 +123,7 @@ func someRecords(text string, n int) []any {
 	return []any{
 		&catalog.Node{ID: word(), Name: word(), Address: word(), Datacenter: word(), TaggedAddresses: dict(), Meta: dict()},
 		&catalog.Service{ID: word(), Name: word(), Kind: word(), Tags: list(), Address: word(), TaggedAddresses: addrs(), Meta: dict(), Port: n,
-			SocketPath: word(), Weights: catalog.Weights{Passing: n, Warning: -n}, EnableTagOverride: n%2 == 0},
+			SocketPath: word(), Weights: catalog.Weights{Passing: n, Warning: -n}, EnableTagOverride: n%2 == 0, Locality: &catalog.Locality{Region: word(), Zone: word()}},
 		&catalog.Check{Node: word(), ID: word(), Name: word(), Status: word(), Notes: word(), Output: word(), ServiceID: word(), ServiceName: word(),
 			ServiceTags: list(), Type: word(), Interval: word(), Timeout: word(), Definition: def},
 		&catalog.Session{ID: word(), Name: word(), Node: word(), LockDelay: int64(n) << 30, Behavior: word(), TTL: word(), NodeChecks: list(),
@@ -150,7 +150,7 @@ func FuzzDecode(f *testing.F) {
 		`{"Future":{"x":[1,2,{"y":"}"}]},"Name":"n"}`, `{"Port":01}`, `{"Port":-0}`, `{"Port":1.5}`, `{"Port":99999999999999999999}`, `{"Port":-}`,
 		`{"Tags":["a","b\",",null]}`, `{"Tags":[]}`, `{"Tags":["a",]}`, `{"Tags":[`, `{"Meta":{"a":"b"},"Meta":{"c":"d"}}`, `{"Weights":{"Passing":1}}`,
 		`{"EnableTagOverride":tru}`, `{"Definition":{"a":{"b":["]"]}}}`, `{"Definition":{"a":}}`, `{"Definition":7}`, `{"Output":"a\u0041\ud800"}`,
-		`{"Output":"\`, `{"TaggedAddresses":{"lan":{"Address":"a","Port":1,"X":2}}}`, "{\"Output\":\"\xff\"}", `{"ServiceTags":["x"],"ServiceTags":null}`,
+		`{"Output":"\`, `{"Locality":{"Region":"a"},"Locality":{"Zone":"b"}}`, `{"Locality":{}}`, `{"Locality":null}`, `{"TaggedAddresses":{"lan":{"Address":"a","Port":1,"X":2}}}`, "{\"Output\":\"\xff\"}", `{"ServiceTags":["x"],"ServiceTags":null}`,
 	} {
 		f.Add(seed)
 	}

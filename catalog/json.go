@@ -104,6 +104,16 @@ func (e *encoder) addrMap(name string, v map[string]Address) {
 	e.close()
 }
 
+func (e *encoder) locality(name string, l *Locality) {
+	if l == nil {
+		return
+	}
+	e.open(name)
+	e.str("Region", l.Region)
+	e.str("Zone", l.Zone)
+	e.close()
+}
+
 // anyMap writes a map that came out of JSON. One that cannot be written back is left out.
 func (e *encoder) anyMap(name string, v map[string]any) {
 	if len(v) == 0 {
@@ -360,6 +370,23 @@ func (d *decoder) weights(v *Weights) {
 			d.int(&v.Passing)
 		case "Warning":
 			d.int(&v.Warning)
+		default:
+			d.fail()
+		}
+	}
+}
+
+func (d *decoder) locality(v **Locality) {
+	if *v == nil {
+		*v = new(Locality)
+	}
+	l := *v
+	for key, ok := d.begin(); ok; key, ok = d.field() {
+		switch key {
+		case "Region":
+			d.str(&l.Region)
+		case "Zone":
+			d.str(&l.Zone)
 		default:
 			d.fail()
 		}

@@ -22,6 +22,7 @@ func EncodeNode(n *Node) string {
 	e.str("Datacenter", n.Datacenter)
 	e.strMap("TaggedAddresses", n.TaggedAddresses)
 	e.strMap("Meta", n.Meta)
+	e.locality("Locality", n.Locality)
 	return e.done()
 }
 
@@ -42,6 +43,8 @@ func decodeNode(value string) (*Node, error) {
 			d.strMap(&n.TaggedAddresses)
 		case "Meta":
 			d.strMap(&n.Meta)
+		case "Locality":
+			d.locality(&n.Locality)
 		default:
 			d.fail()
 		}

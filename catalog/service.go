@@ -28,6 +28,7 @@ func EncodeService(s *Service) string {
 	e.int("Warning", s.Weights.Warning)
 	e.close()
 	e.bool("EnableTagOverride", s.EnableTagOverride)
+	e.locality("Locality", s.Locality)
 	return e.done()
 }
 
@@ -58,6 +59,8 @@ func decodeService(value string) (*Service, error) {
 			d.weights(&s.Weights)
 		case "EnableTagOverride":
 			d.bool(&s.EnableTagOverride)
+		case "Locality":
+			d.locality(&s.Locality)
 		default:
 			d.fail()
 		}

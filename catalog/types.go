@@ -31,6 +31,12 @@ type Address struct {
 	Port    int
 }
 
+// Locality says where something runs.
+type Locality struct {
+	Region string
+	Zone   string `json:",omitempty"`
+}
+
 // Weights of an instance in DNS SRV answers by status.
 type Weights struct{ Passing, Warning int }
 
@@ -42,8 +48,9 @@ type Node struct {
 	Datacenter      string
 	TaggedAddresses map[string]string
 	Meta            map[string]string
-	Created         uint64 `json:"-"` // filled from the Entry
-	Modified        uint64 `json:"-"`
+	Locality        *Locality `json:",omitempty"`
+	Created         uint64    `json:"-"` // filled from the Entry
+	Modified        uint64    `json:"-"`
 }
 
 // Service is one instance of a service on a node.
@@ -59,7 +66,8 @@ type Service struct {
 	SocketPath        string `json:",omitempty"`
 	Weights           Weights
 	EnableTagOverride bool
-	Created, Modified uint64 `json:"-"`
+	Locality          *Locality `json:",omitempty"`
+	Created, Modified uint64    `json:"-"`
 }
 
 // Check is one health check as the catalog knows it.

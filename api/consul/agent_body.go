@@ -24,6 +24,7 @@ type serviceBody struct {
 	SocketPath        string
 	Weights           *Weights
 	EnableTagOverride bool
+	Locality          *catalog.Locality
 	Token             string
 	Check             *serviceCheckBody
 	Checks            []*serviceCheckBody
@@ -34,7 +35,7 @@ type serviceBody struct {
 	// Of the mesh: read, and refused unless empty.
 	Proxy, Connect json.RawMessage
 	// Sent by official clients, without a meaning here.
-	Ports, Locality json.RawMessage
+	Ports json.RawMessage
 }
 
 type serviceCheckBody struct {
@@ -95,7 +96,7 @@ func (b *serviceBody) definition() (ServiceDefinition, error) {
 	d := ServiceDefinition{
 		Kind: b.Kind, ID: b.ID, Name: b.Name, Tags: b.Tags, Address: b.Address,
 		TaggedAddresses: addressesTo(b.TaggedAddresses), Meta: b.Meta, Port: b.Port, SocketPath: b.SocketPath,
-		EnableTagOverride: b.EnableTagOverride || b.EnableTagOverrideAlias, Token: b.Token,
+		EnableTagOverride: b.EnableTagOverride || b.EnableTagOverrideAlias, Locality: b.Locality, Token: b.Token,
 	}
 	if d.TaggedAddresses == nil {
 		d.TaggedAddresses = addressesTo(b.TaggedAddressesAlias)

@@ -22,6 +22,7 @@ type ServiceDefinition struct {
 	SocketPath        string                     `json:",omitempty"`
 	Weights           *catalog.Weights           `json:",omitempty"` // nil: 1 and 1
 	EnableTagOverride bool                       `json:",omitempty"`
+	Locality          *catalog.Locality          `json:",omitempty"`
 	Token             string                     `json:",omitempty"`
 	Check             *CheckDefinition           `json:",omitempty"` // stands before Checks
 	Checks            []CheckDefinition          `json:",omitempty"`

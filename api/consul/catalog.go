@@ -41,7 +41,7 @@ type registration struct {
 	Checks          []*registeredCheck
 	SkipNodeUpdate  bool
 	Token           string
-	Locality        json.RawMessage
+	Locality        *catalog.Locality
 }
 
 type registeredService struct {
@@ -56,11 +56,12 @@ type registeredService struct {
 	TaggedAddresses   map[string]ServiceAddress
 	Weights           *Weights
 	EnableTagOverride bool
+	Locality          *catalog.Locality
 
-	Ports, Proxy, Connect, Locality json.RawMessage
-	CreateIndex, ModifyIndex        uint64
-	ContentHash, Datacenter         string
-	PeerName                        string
+	Ports, Proxy, Connect    json.RawMessage
+	CreateIndex, ModifyIndex uint64
+	ContentHash, Datacenter  string
+	PeerName                 string
 }
 
 type registeredCheck struct {
@@ -170,7 +171,7 @@ func (s *registeredService) record() *catalog.Service {
 	out := &catalog.Service{
 		ID: s.ID, Name: s.Service, Kind: s.Kind, Tags: s.Tags, Address: s.Address,
 		TaggedAddresses: addressesTo(s.TaggedAddresses), Meta: s.Meta, Port: s.Port, SocketPath: s.SocketPath,
-		EnableTagOverride: s.EnableTagOverride,
+		EnableTagOverride: s.EnableTagOverride, Locality: s.Locality,
 	}
 	if s.Weights != nil {
 		out.Weights = catalog.Weights(*s.Weights)
@@ -182,7 +183,7 @@ func (g *registration) record(datacenter string) (catalog.Registration, error) {
 	out := catalog.Registration{
 		Node: catalog.Node{
 			ID: g.ID, Name: g.Node, Address: g.Address, Datacenter: datacenter,
-			TaggedAddresses: cloneOrNil(g.TaggedAddresses), Meta: cloneOrNil(g.NodeMeta),
+			TaggedAddresses: cloneOrNil(g.TaggedAddresses), Meta: cloneOrNil(g.NodeMeta), Locality: g.Locality,
 		},
 		SkipNodeUpdate: g.SkipNodeUpdate,
 	}

@@ -42,7 +42,19 @@ func appendNode(b []byte, n *catalog.Node) []byte {
 	b = appendField(b, `,"Datacenter":`, n.Datacenter)
 	b = appendMap(append(b, `,"TaggedAddresses":`...), n.TaggedAddresses)
 	b = appendMap(append(b, `,"Meta":`...), n.Meta)
+	b = appendLocality(b, n.Locality)
 	b = appendIndexes(b, n.Created, n.Modified)
+	return append(b, '}')
+}
+
+func appendLocality(b []byte, l *catalog.Locality) []byte {
+	if l == nil {
+		return b
+	}
+	b = appendField(b, `,"Locality":{"Region":`, l.Region)
+	if l.Zone != "" {
+		b = appendField(b, `,"Zone":`, l.Zone)
+	}
 	return append(b, '}')
 }
 
@@ -69,6 +81,7 @@ func appendNodeService(b []byte, s *catalog.Service) []byte {
 	b = strconv.AppendInt(append(b, `,"Weights":{"Passing":`...), int64(w.Passing), 10)
 	b = strconv.AppendInt(append(b, `,"Warning":`...), int64(w.Warning), 10)
 	b = strconv.AppendBool(append(b, `},"EnableTagOverride":`...), s.EnableTagOverride)
+	b = appendLocality(b, s.Locality)
 	b = append(b, `,"Proxy":{"Mode":"","MeshGateway":{},"Expose":{}},"Connect":{},"PeerName":""`...)
 	b = appendIndexes(b, s.Created, s.Modified)
 	return append(b, '}')

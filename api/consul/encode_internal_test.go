@@ -50,7 +50,7 @@ func TestEncodersMatchTheShapes(t *testing.T) {
 		{
 			ID: "s1", Name: "web", Kind: "k", Tags: []string{"a", `b"`}, Address: "1.2.3.4", Port: 80, SocketPath: "/s",
 			TaggedAddresses: map[string]catalog.Address{"wan": {Address: "x", Port: 1}, "lan": {}}, Meta: map[string]string{"b": "2", "a": "1"},
-			Weights: catalog.Weights{Passing: 3}, EnableTagOverride: true, Created: 1, Modified: 1<<64 - 1,
+			Weights: catalog.Weights{Passing: 3}, EnableTagOverride: true, Locality: &catalog.Locality{Region: "<r>", Zone: "z"}, Created: 1, Modified: 1<<64 - 1,
 		},
 	}
 	checks := []*catalog.Check{

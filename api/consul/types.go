@@ -18,6 +18,7 @@ type Node struct {
 	Datacenter      string
 	TaggedAddresses map[string]string
 	Meta            map[string]string
+	Locality        *catalog.Locality `json:",omitempty"`
 	CreateIndex     uint64
 	ModifyIndex     uint64
 }
@@ -57,6 +58,7 @@ type NodeService struct {
 	SocketPath        string `json:",omitempty"`
 	Weights           Weights
 	EnableTagOverride bool
+	Locality          *catalog.Locality `json:",omitempty"`
 	Proxy             Proxy
 	Connect           Connect
 	PeerName          string
@@ -77,8 +79,9 @@ type AgentService struct {
 	TaggedAddresses   map[string]ServiceAddress `json:",omitempty"`
 	Weights           Weights
 	EnableTagOverride bool
-	ContentHash       string `json:",omitempty"`
-	Datacenter        string `json:",omitempty"`
+	ContentHash       string            `json:",omitempty"`
+	Datacenter        string            `json:",omitempty"`
+	Locality          *catalog.Locality `json:",omitempty"`
 }
 
 // ServiceNode is a service instance joined with its node in one flat object, the answer of catalog/service.
@@ -102,7 +105,7 @@ type ServiceNode struct {
 	ServiceEnableTagOverride bool
 	ServiceProxy             Proxy
 	ServiceConnect           Connect
-	ServiceLocality          *struct{}
+	ServiceLocality          *catalog.Locality
 	CreateIndex              uint64
 	ModifyIndex              uint64
 }
@@ -152,7 +155,7 @@ type SessionEntry struct {
 func nodeOf(n *catalog.Node) *Node {
 	return &Node{
 		ID: n.ID, Node: n.Name, Address: n.Address, Datacenter: n.Datacenter,
-		TaggedAddresses: n.TaggedAddresses, Meta: n.Meta,
+		TaggedAddresses: n.TaggedAddresses, Meta: n.Meta, Locality: n.Locality,
 		CreateIndex: n.Created, ModifyIndex: n.Modified,
 	}
 }
@@ -162,7 +165,7 @@ func nodeServiceOf(s *catalog.Service) *NodeService {
 	return &NodeService{
 		Kind: s.Kind, ID: s.ID, Service: s.Name, Tags: orEmpty(s.Tags), Address: s.Address,
 		TaggedAddresses: addressesOf(s.TaggedAddresses), Meta: s.Meta, Port: s.Port, SocketPath: s.SocketPath,
-		Weights: weightsOf(s.Weights), EnableTagOverride: s.EnableTagOverride,
+		Weights: weightsOf(s.Weights), EnableTagOverride: s.EnableTagOverride, Locality: s.Locality,
 		CreateIndex: s.Created, ModifyIndex: s.Modified,
 	}
 }
@@ -175,7 +178,7 @@ func serviceNodeOf(n *catalog.Node, s *catalog.Service) *ServiceNode {
 		ServiceKind: s.Kind, ServiceID: s.ID, ServiceName: s.Name, ServiceTags: orEmpty(s.Tags),
 		ServiceAddress: s.Address, ServiceTaggedAddresses: addressesOf(s.TaggedAddresses),
 		ServiceWeights: weightsOf(s.Weights), ServiceMeta: orEmptyMap(s.Meta), ServicePort: s.Port,
-		ServiceSocketPath: s.SocketPath, ServiceEnableTagOverride: s.EnableTagOverride,
+		ServiceSocketPath: s.SocketPath, ServiceEnableTagOverride: s.EnableTagOverride, ServiceLocality: s.Locality,
 		CreateIndex: s.Created, ModifyIndex: s.Modified,
 	}
 }
@@ -204,6 +207,7 @@ func agentServiceOf(s *catalog.Service, datacenter string) *AgentService {
 		Kind: s.Kind, ID: s.ID, Service: s.Name, Tags: orEmpty(s.Tags), Meta: orEmptyMap(s.Meta), Port: s.Port,
 		Address: s.Address, SocketPath: s.SocketPath, TaggedAddresses: addressesOf(s.TaggedAddresses),
 		Weights: weightsOf(s.Weights), EnableTagOverride: s.EnableTagOverride, Datacenter: datacenter,
+		Locality: s.Locality,
 	}
 }
 
