@@ -8,6 +8,13 @@ import (
 
 // applyTxn applies one Txn to the working tree, whole or not at all.
 func (t *Tree) applyTxn(x *Txn, ops []OpResult, res *Result) {
+	t.tryTxn(x, ops, res)
+	if res.Code != OK && len(x.Ops) > 0 {
+		t.count(&t.refused, x.Ops[0].Path, x.Ops[0].Action)
+	}
+}
+
+func (t *Tree) tryTxn(x *Txn, ops []OpResult, res *Result) {
 	t.now = max(t.now, x.Now)
 	if err := x.check(); err != nil {
 		*res = Result{Code: err.Code, Index: t.index, Fail: &Failure{Cond: err.Cond, Op: err.Op, Path: err.Path}}

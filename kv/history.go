@@ -83,6 +83,18 @@ func (e *Entry) sizeBelow() (n int) {
 	return n
 }
 
+// Whole says of the Event of a removal that nothing is left at Path: the entry went with all that was below it, or had
+// nothing below. False: only a value went, and the directory it stood on is still there, as for every other Event.
+func (ev *Event) Whole() bool {
+	switch {
+	case !ev.Entry.has(gone):
+		return false
+	case ev.Entry.has(goneTree):
+		return true
+	}
+	return ev.Prev.kids == nil && !ev.Prev.has(shownAsDir)
+}
+
 // meets says whether a watcher of path wants the Event: it is at path, below it when recursive, or it removed a
 // directory above path in which path existed.
 func (ev *Event) meets(path string, recursive bool) bool {

@@ -52,9 +52,11 @@ const (
 	ActDelete
 	ActCompareAndDelete
 	ActExpire
-	ActRefresh // silent: kept in history, wakes nobody
+	ActRefresh // label of old logs; OpRefresh is silent whatever its label
 	ActAcquire
 	ActRelease
+
+	actions = iota // how many there are
 )
 
 // CondKind says what a Cond demands.

@@ -35,6 +35,11 @@ var roots = [...]root{
 	{name: "v", view: true},
 }
 
+const (
+	userRoot      = 0       // position of the root of user keys
+	historyEvents = 200_000 // default bound of every history in Events
+)
+
 // Paths this package itself knows.
 const (
 	clusterPath = "m/cluster" // its value is the cluster id written into snapshots

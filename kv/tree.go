@@ -8,8 +8,8 @@ import (
 // Options of a Tree. The zero value is usable.
 type Options struct {
 	Deriver       Deriver
-	HistoryBytes  int    // per root; 0 = 16 MiB for k, 1 MiB for others
-	HistoryEvents int    // per root; 0 = 200,000
+	HistoryBytes  int    // bound of the history of user keys (root k); 0 = 16 MiB. Every other root keeps 1 MiB of its own
+	HistoryEvents int    // likewise in Events; 0 = 200,000, which also bounds every other root
 	Version       string // of this program, written into snapshots for people to read
 }
 
@@ -52,13 +52,12 @@ type Tree struct {
 	changed []string // paths in record roots changed by the running Txn
 	before  *Entry   // root before the running Txn, intact where applyTxn began a new generation
 	exp     expiry
+
+	done, refused [actions]atomic.Uint64 // changes of user keys, and Txns on them that failed, by Action
 }
 
 // New makes an empty tree at index 0.
 func New(o Options) *Tree {
-	if o.HistoryEvents <= 0 {
-		o.HistoryEvents = 200_000
-	}
 	t := &Tree{o: o, root: emptyRoot()}
 	t.hub.init(t)
 	t.live.Store(&Snap{root: t.root, tree: t})
@@ -110,12 +109,34 @@ func (t *Tree) Apply(txns ...Txn) []Result {
 func (t *Tree) publish() {
 	t.before = nil // it may be all that keeps a removed subtree
 	t.nextExpiry.Store(t.exp.next(t.root))
+	for _, ev := range t.events {
+		t.count(&t.done, ev.Path, ev.Action)
+	}
 	t.live.Store(&Snap{root: t.root, tree: t, index: t.index, epoch: t.epoch, now: t.now})
 	if len(t.events) > 0 || len(t.viewed) > 0 {
 		t.hub.publish(t.events, t.viewed)
 		clear(t.events)
 		clear(t.viewed)
 		t.events, t.viewed = t.events[:0], t.viewed[:0]
+	}
+}
+
+// Counts are the changes of user keys that this replica has applied, by Action, and the Txns on user keys that
+// failed, by the Action of their first operation. They begin at zero with the process; what it replays of its log
+// counts too. They are no part of the state.
+type Counts struct{ Done, Refused [actions]uint64 }
+
+// Counts returns the figures so far. They are read one after the other while the tree may go on.
+func (t *Tree) Counts() (c Counts) {
+	for a := range actions {
+		c.Done[a], c.Refused[a] = t.done[a].Load(), t.refused[a].Load()
+	}
+	return c
+}
+
+func (t *Tree) count(to *[actions]atomic.Uint64, path string, a Action) {
+	if rootOf(path) == userRoot && a < actions {
+		to[a].Add(1)
 	}
 }
 

@@ -57,10 +57,14 @@ func (h *hub) init(t *Tree) {
 	h.closed = make(chan struct{})
 	close(h.closed)
 	for i := range h.hist {
-		h.hist[i].maxBytes, h.hist[i].maxEvents = roots[i].history, t.o.HistoryEvents
-		if t.o.HistoryBytes > 0 {
-			h.hist[i].maxBytes = t.o.HistoryBytes
-		}
+		h.hist[i].maxBytes, h.hist[i].maxEvents = roots[i].history, historyEvents
+	}
+	user := &h.hist[userRoot]
+	if t.o.HistoryBytes > 0 {
+		user.maxBytes = t.o.HistoryBytes
+	}
+	if t.o.HistoryEvents > 0 {
+		user.maxEvents = t.o.HistoryEvents
 	}
 }
 

@@ -22,6 +22,13 @@ func soon(t testing.TB) context.Context {
 	return ctx
 }
 
+// canceled is a context that has ended already: Next returns what is there.
+func canceled() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx, cancel
+}
+
 func mustWatch(t testing.TB, tr *kv.Tree, path string, after uint64, recursive bool) *kv.Watcher {
 	t.Helper()
 	w, err := tr.Watch(path, after, recursive)

@@ -30,6 +30,7 @@ func (d *Dialect) watch(w http.ResponseWriter, r *http.Request, key string, p *p
 
 	st := d.store.Status()
 	d.setIndexes(w.Header(), watcher.Start(), &st)
+	setOldest(w.Header(), d.store.OldestIndex(rootPath))
 	w.WriteHeader(http.StatusOK)
 	rc := http.NewResponseController(w)
 	_ = rc.SetWriteDeadline(time.Time{}) // a watch may wait for ever
@@ -42,7 +43,7 @@ func (d *Dialect) watch(w http.ResponseWriter, r *http.Request, key string, p *p
 		if err != nil {
 			return
 		}
-		if !m.wants(&ev) || d.stays(r, &ev) {
+		if !m.wants(&ev) {
 			continue
 		}
 		if d.writeEvent(w, rc, &ev, p.stream) != nil || !p.stream {
@@ -78,7 +79,15 @@ func (d *Dialect) failWatch(w http.ResponseWriter, r *http.Request, err error, p
 		return
 	}
 	f.index = snap.Index()
+	setOldest(w.Header(), lost.Oldest)
 	d.fail(w, f)
+}
+
+// OldestHeader, on every answer to a watch, is the smallest waitIndex with which a watch misses nothing.
+const OldestHeader = "X-Muster-Oldest-Index"
+
+func setOldest(h http.Header, index uint64) {
+	h[OldestHeader] = []string{strconv.FormatUint(index, 10)}
 }
 
 // match decides which events of a kv.Watcher an etcd client sees.
@@ -90,27 +99,16 @@ type match struct {
 }
 
 func (m *match) wants(ev *kv.Event) bool {
-	if ev.Index < m.from || ev.Action == kv.ActRefresh {
+	if ev.Index < m.from {
 		return false
+	}
+	if ev.Entry.Removed() && !ev.Whole() {
+		return false // only the value of a flat key went: the directory that is seen here is still there
 	}
 	if ev.Index <= m.past && !m.stream {
 		return true // a search of the history finds hidden nodes
 	}
 	return !hiddenBelow(m.tree, ev.Path)
-}
-
-// stays says whether the event only took the value of a flat key that has others below it. Then the directory seen
-// here is still there, which shows in the tree: one made anew would have a later created index.
-func (d *Dialect) stays(r *http.Request, ev *kv.Event) bool {
-	if !removed(ev.Action) || ev.Prev == nil || !ev.Prev.HasValue() || ev.Prev.Len() == 0 {
-		return false
-	}
-	snap, _, err := d.store.Read(r.Context(), api.Stale)
-	if err != nil {
-		return false
-	}
-	now, ok := snap.Get(ev.Path)
-	return ok && now.IsDir() && now.Created() == ev.Prev.Created()
 }
 
 // hiddenBelow says whether path has a hidden segment below the watched one. What is above does not count, nor does

@@ -148,10 +148,11 @@ func (o *operation) put(post bool, tree string, p *params, expires int64) {
 	}
 }
 
-// refresh turns a write of an existing node into one that moves its deadline and index and wakes nobody.
+// refresh turns a write of an existing node into one that moves its deadline and index and wakes nobody. It keeps the
+// label, which is what it is counted as.
 func (o *operation) refresh() {
 	op := &o.ops[0]
-	op.Kind, op.Action = kv.OpRefresh, kv.ActRefresh
+	op.Kind = kv.OpRefresh
 	op.Flags &= kv.KeepCreated | kv.KeepModified
 	op.Value = ""
 }
