@@ -10,17 +10,14 @@ import (
 const (
 	// expireSpacing is the least time between two expiries, so that a stream of deadlines becomes batches.
 	expireSpacing = 25 * time.Millisecond
-	// clockStep is how far the wall clock may move against the monotonic one before it counts as set.
-	clockStep = time.Second
+	// clockStep is how far the wall clock may move against the monotonic one before it counts as set. It is also how
+	// much too early a key may go when the clock is set forward by less.
+	clockStep = 100 * time.Millisecond
 	stampEach = time.Second
 )
 
-// expire removes what is due, as long as this server leads. It first makes good the time in which nobody could
-// have refreshed or expired anything.
+// expire removes what is due, as long as this server leads.
 func (n *Node) expire(ctx context.Context) {
-	if !n.extend(ctx, n.outage) {
-		return
-	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	start := time.Now()
@@ -81,7 +78,7 @@ func (n *Node) extend(ctx context.Context, by func() time.Duration) bool {
 		if d <= 0 {
 			break
 		}
-		_, err := n.Propose(ctx, kv.Txn{Ops: []kv.Op{{Kind: kv.OpExtendExpiry, Extend: int64(d)}}})
+		_, err := n.propose(ctx, kv.Txn{Ops: []kv.Op{{Kind: kv.OpExtendExpiry, Extend: int64(d)}}})
 		if err == nil {
 			n.log.Debug("deadlines extended", "by", d)
 			break

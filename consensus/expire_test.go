@@ -104,3 +104,37 @@ func TestExpiryAfterIdleRestart(t *testing.T) {
 		t.Errorf("extended by %v, the server was down for %v at most", by, time.Since(down))
 	}
 }
+
+// What is written right after an outage keeps the deadline it was given: only what stood there before is put off.
+func TestOutageMovesNoNewDeadline(t *testing.T) {
+	c := newCluster(t, 1, onDisk)
+	l := c.leader()
+	if _, err := l.Propose(ctxFor(t, 5*time.Second), setTTL("old", time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := l.tree.Snap().Get("k/old")
+	dir := c.crash(l)
+	lost := time.Now()
+	within(t, 5*time.Second, "an outage", func() bool { return time.Since(lost) > 300*time.Millisecond })
+	m := c.restart(l, dir)
+	for n := 0; ; n++ { // as early as anybody can
+		txn := setTTL("new", time.Hour)
+		if _, err := m.Propose(ctxFor(t, 5*time.Second), txn); err != nil {
+			continue
+		}
+		if e, ok := m.tree.Snap().Get("k/new"); !ok || e.Expires() != txn.Ops[0].Expires {
+			t.Fatalf("try %d: a new key was put off by %v", n, time.Duration(e.Expires()-txn.Ops[0].Expires))
+		}
+		break
+	}
+	old, _ := m.tree.Snap().Get("k/old")
+	if by := time.Duration(old.Expires() - before.Expires()); by < 300*time.Millisecond {
+		t.Fatalf("the outage put the old key off by %v only", by)
+	}
+	// Nor does anything move it later.
+	within(t, 5*time.Second, "the jobs of the leader", func() bool { return m.Status().Ready })
+	c.write("more", "1")
+	if now, _ := m.tree.Snap().Get("k/old"); now.Expires() != old.Expires() {
+		t.Fatal("put off twice")
+	}
+}

@@ -28,10 +28,15 @@ func (n *Node) watchLeader() {
 	})
 	n.raft.RegisterObserver(o)
 	defer n.raft.DeregisterObserver(o)
+	id, _ := n.Leader()
+	n.figures.knows(id)
 	var last time.Time
 	for {
 		select {
-		case <-seen:
+		case o := <-seen:
+			if l, ok := o.Data.(raft.LeaderObservation); ok {
+				n.figures.knows(string(l.LeaderID))
+			}
 			n.change.wake()
 		case <-n.suspect:
 			if time.Since(last) >= calm && n.succeed() {

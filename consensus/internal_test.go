@@ -181,3 +181,40 @@ func TestStampNeverForgetsACommit(t *testing.T) {
 		}
 	}
 }
+
+func TestTrafficIsMeasuredOverTheLastMessages(t *testing.T) {
+	var s traffic
+	if got := s.read(0); got != (Traffic{}) {
+		t.Fatalf("nothing sent: %+v", got)
+	}
+	at := int64(0)
+	for range 1000 { // long ago, much faster
+		at += int64(time.Microsecond)
+		s.add(at, 1)
+	}
+	for range rateWindow {
+		at += int64(10 * time.Millisecond)
+		s.add(at, 500)
+	}
+	got := s.read(at + int64(time.Second))
+	if got.Appends != 1000+rateWindow || got.PerSecond < 100 || got.PerSecond > 101 || got.BytesPerSecond < 50_000 || got.BytesPerSecond > 50_500 {
+		t.Fatalf("%+v", got)
+	}
+	if got := s.read(at + int64(time.Second) + 1); got.PerSecond != 0 || got.BytesPerSecond != 0 || got.Appends != 1200 {
+		t.Fatalf("after a second of silence: %+v", got)
+	}
+}
+
+func TestFollowerAddsUp(t *testing.T) {
+	var p follower
+	for _, ms := range []int{2, 4, 4, 4, 5, 5, 7, 9} {
+		p.add(time.Duration(ms)*time.Millisecond, true)
+	}
+	p.add(time.Hour, false)
+	got := p.read("x")
+	want := Follower{ID: "x", Current: 9 * time.Millisecond, Average: 5 * time.Millisecond, Deviation: 2 * time.Millisecond,
+		Least: 2 * time.Millisecond, Longest: 9 * time.Millisecond, Succeeded: 8, Failed: 1}
+	if got != want {
+		t.Fatalf("%+v, want %+v", got, want)
+	}
+}

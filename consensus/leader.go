@@ -21,7 +21,7 @@ type leadership struct {
 	term  uint64
 	ctx   context.Context // done when leadership is lost
 	end   context.CancelFunc
-	ready chan struct{} // closed once the tree holds everything committed before
+	ready chan struct{} // closed once the tree holds everything committed before and the outage is made good
 }
 
 func (l *leadership) isReady() bool {
@@ -60,7 +60,7 @@ func (n *Node) followLeadership(leads <-chan bool) {
 	}
 }
 
-// begin brings a new leadership up: barrier first, then the jobs.
+// begin brings a new leadership up: barrier first, then the outage, then the jobs.
 func (n *Node) begin(l *leadership) {
 	for {
 		term := n.raft.CurrentTerm()
@@ -71,7 +71,6 @@ func (n *Node) begin(l *leadership) {
 		// The barrier lies in our term if the term was the same before and after.
 		if err == nil && n.raft.State() == raft.Leader && n.raft.CurrentTerm() == term {
 			l.term = term
-			close(l.ready)
 			break
 		}
 		if errors.Is(err, raft.ErrRaftShutdown) {
@@ -83,6 +82,11 @@ func (n *Node) begin(l *leadership) {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+	// First of all, and before anybody may write: make good the time in which nobody could refresh or expire anything.
+	if !n.extend(l.ctx, n.outage) {
+		return
+	}
+	close(l.ready)
 	n.log.Info("leading the cluster", "term", l.term)
 	n.change.wake()
 	n.nameCluster(l.ctx)

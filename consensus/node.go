@@ -26,6 +26,7 @@ type Node struct {
 	raft     *raft.Raft
 	rcfg     *raft.Config
 	acks     *acks
+	figures  figures
 	clock    clusterClock
 
 	members  atomic.Pointer[members] // of the newest configuration
@@ -113,7 +114,7 @@ func (n *Node) startRaft() error {
 	if n.cfg.Resolve != nil {
 		tc.ServerAddressProvider = resolver(n.cfg.Resolve)
 	}
-	n.trans = newTransport(raft.NewNetworkTransportWithConfig(tc), n.acks)
+	n.trans = newTransport(raft.NewNetworkTransportWithConfig(tc), n.acks, &n.figures)
 	n.trans.heartbeat = n.clock.heartbeat
 	started := make(chan struct{})
 	n.trans.term = func() uint64 { <-started; return n.raft.CurrentTerm() }

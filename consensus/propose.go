@@ -27,6 +27,50 @@ func (n *Node) Propose(ctx context.Context, txn kv.Txn) (kv.Result, error) {
 	if err := txn.Check(); err != nil {
 		return kv.Result{}, err
 	}
+	if l := n.lead.Load(); l == nil || !l.isReady() {
+		if err := n.admitted(ctx); err != nil {
+			return kv.Result{}, err
+		}
+	}
+	res, err := n.propose(ctx, txn)
+	if err != nil && errors.Is(err, ErrUnknownOutcome) {
+		n.figures.failed.Add(1)
+	}
+	return res, err
+}
+
+// admitted waits until this server may take proposals: once it has made good the outage before its leadership, so
+// that nothing written now has its deadline moved by it.
+func (n *Node) admitted(ctx context.Context) error {
+	for {
+		changed := n.LeaderChanged()
+		l := n.lead.Load()
+		switch {
+		case l != nil && l.isReady():
+			return nil
+		case !n.IsLeader():
+			return n.notLeader()
+		case l != nil:
+			changed = l.ready
+		}
+		var lost <-chan struct{}
+		if l != nil {
+			lost = l.ctx.Done()
+		}
+		select {
+		case <-changed:
+		case <-lost:
+			return n.notLeader()
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-n.closing:
+			return ErrClosed
+		}
+	}
+}
+
+// propose is Propose without waiting for admission.
+func (n *Node) propose(ctx context.Context, txn kv.Txn) (kv.Result, error) {
 	if !n.IsLeader() {
 		return kv.Result{}, n.notLeader()
 	}

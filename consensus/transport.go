@@ -52,10 +52,12 @@ func (c *watchedConn) Read(p []byte) (int, error) {
 }
 
 // transport is raft's network transport, watched: it records when each follower has answered which request (the
-// evidence for leases and consistent reads), when a leader was heard, and it can tell raft to stand for election.
+// evidence for leases and consistent reads), when a leader was heard, how fast followers are, and it can tell raft to
+// stand for election.
 type transport struct {
 	*raft.NetworkTransport
 	acks      *acks
+	figures   *figures
 	heartbeat func() // a leader of the current term was heard
 	term      func() uint64
 	rpcs      chan raft.RPC
@@ -63,8 +65,8 @@ type transport struct {
 	once      sync.Once
 }
 
-func newTransport(inner *raft.NetworkTransport, a *acks) *transport {
-	t := &transport{NetworkTransport: inner, acks: a, rpcs: make(chan raft.RPC), closed: make(chan struct{})}
+func newTransport(inner *raft.NetworkTransport, a *acks, g *figures) *transport {
+	t := &transport{NetworkTransport: inner, acks: a, figures: g, rpcs: make(chan raft.RPC), closed: make(chan struct{})}
 	go t.forward()
 	return t
 }
@@ -74,6 +76,9 @@ func (t *transport) forward() {
 	for {
 		select {
 		case rpc := <-in:
+			if r, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+				t.figures.append(&t.figures.received, r)
+			}
 			select {
 			case t.rpcs <- rpc:
 			case <-t.closed:
@@ -120,7 +125,9 @@ func (t *transport) SetHeartbeatHandler(cb func(raft.RPC)) {
 // AppendEntries sends entries or a heartbeat and records the answer.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	sent := mono()
+	t.figures.append(&t.figures.sent, args)
 	err := t.NetworkTransport.AppendEntries(id, target, args, resp)
+	t.figures.answered(id, args, time.Duration(mono()-sent), err == nil)
 	if err == nil {
 		t.acks.record(id, sent, args, resp)
 	}
@@ -133,8 +140,14 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	if err != nil {
 		return nil, err
 	}
-	w := &pipeline{AppendPipeline: p, out: make(chan raft.AppendFuture), closed: make(chan struct{}), record: func(f raft.AppendFuture) {
-		t.acks.record(id, int64(f.Start().Sub(processStart)), f.Request(), f.Response())
+	w := &pipeline{AppendPipeline: p, out: make(chan raft.AppendFuture), closed: make(chan struct{}), sent: func(r *raft.AppendEntriesRequest) {
+		t.figures.append(&t.figures.sent, r)
+	}, record: func(f raft.AppendFuture) {
+		took := time.Since(f.Start())
+		t.figures.answered(id, f.Request(), took, f.Error() == nil)
+		if f.Error() == nil {
+			t.acks.record(id, int64(f.Start().Sub(processStart)), f.Request(), f.Response())
+		}
 	}}
 	go w.watch()
 	return w, nil
@@ -145,7 +158,14 @@ type pipeline struct {
 	out    chan raft.AppendFuture
 	closed chan struct{}
 	once   sync.Once
+	sent   func(*raft.AppendEntriesRequest)
 	record func(raft.AppendFuture)
+}
+
+// AppendEntries sends without waiting for the answer.
+func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	p.sent(args)
+	return p.AppendPipeline.AppendEntries(args, resp)
 }
 
 func (p *pipeline) Consumer() <-chan raft.AppendFuture { return p.out }
@@ -159,9 +179,7 @@ func (p *pipeline) watch() {
 	for {
 		select {
 		case f := <-p.AppendPipeline.Consumer():
-			if f.Error() == nil {
-				p.record(f)
-			}
+			p.record(f)
 			select {
 			case p.out <- f:
 			case <-p.closed:
