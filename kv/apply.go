@@ -127,6 +127,9 @@ func (t *Tree) op(op *Op, r *OpResult) *failed {
 		return nil
 	case OpCreateInOrder:
 		return t.opCreateInOrder(op, r)
+	case OpSnap:
+		r.Snap = &Snap{root: t.capture(t.root), tree: t, index: t.index, epoch: t.epoch, now: t.now}
+		return nil
 	}
 	if isRoot(op.Path) {
 		return t.fail(RootOnly, op.Path)

@@ -101,6 +101,7 @@ const (
 	OpRelease                         // write value and flags and clear the owner. Held by other or nobody: NotOwner
 	OpExpire                          // remove everything whose deadline is <= Cutoff, in order of deadline then path
 	OpExtendExpiry                    // add Extend nanoseconds to every deadline (the outage seen by a new leader)
+	OpSnap                            // change nothing: OpResult.Snap is the tree as the operations before this one left it
 )
 
 // OpFlags modify an OpSet (and OpDelete for Prune).
@@ -153,6 +154,7 @@ type OpResult struct {
 	Entry *Entry // the entry after the Op; nil after a removal
 	Event *Event // the (last) Event it made
 	Count int    // how many entries it changed
+	Snap  *Snap  // OpSnap: the tree at this point of the Txn. Its views are those of before the Txn, and it cannot be waited on
 }
 
 // Result is the answer to a Txn, the same on every replica.

@@ -39,6 +39,7 @@ type model struct {
 	index  uint64
 	now    int64
 	events []mevent
+	marks  []dump // by OpSnap, of the last Txn that was applied
 }
 
 var rootNames = []string{"k", "n", "q", "a", "g", "m"}
@@ -281,6 +282,9 @@ func (m *model) op(o kv.Op) (kv.Code, string) {
 			}
 		}
 		return kv.OK, ""
+	case kv.OpSnap:
+		m.marks = append(m.marks, m.dump())
+		return kv.OK, ""
 	case kv.OpCreateInOrder:
 		if code, at := m.resolve(p); code == kv.NotDir || code == kv.OK && m.nodes[p].has && !m.kids(p) {
 			return kv.NotDir, at
@@ -403,6 +407,7 @@ func (m *model) apply(x kv.Txn) (kv.Code, string) {
 		}
 	}
 	work := m.clone()
+	work.marks = nil
 	for _, o := range x.Ops {
 		if code, at := work.op(o); code != kv.OK {
 			return code, at

@@ -10,6 +10,7 @@ type Snap struct {
 	epoch uint64 // counts restores
 	now   int64
 	term  uint64
+	gen   uint64 // no node of this state is of a later edit generation
 }
 
 // Index is the index of the last change in the tree.

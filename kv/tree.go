@@ -112,7 +112,7 @@ func (t *Tree) publish() {
 	for _, ev := range t.events {
 		t.count(&t.done, ev.Path, ev.Action)
 	}
-	t.live.Store(&Snap{root: t.root, tree: t, index: t.index, epoch: t.epoch, now: t.now})
+	t.live.Store(&Snap{root: t.root, tree: t, index: t.index, epoch: t.epoch, now: t.now, gen: t.gen})
 	if len(t.events) > 0 || len(t.viewed) > 0 {
 		t.hub.publish(t.events, t.viewed)
 		clear(t.events)

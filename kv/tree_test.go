@@ -35,7 +35,8 @@ func randomPath(r *rand.Rand) string {
 
 func randomOp(r *rand.Rand) kv.Op {
 	kinds := []kv.OpKind{kv.OpSet, kv.OpSet, kv.OpSet, kv.OpSet, kv.OpSet, kv.OpDelete, kv.OpDelete, kv.OpDeleteTree, kv.OpDeletePrefix,
-		kv.OpCreateInOrder, kv.OpRefresh, kv.OpAcquire, kv.OpAcquire, kv.OpAcquire, kv.OpRelease, kv.OpExpire, kv.OpExtendExpiry}
+		kv.OpCreateInOrder, kv.OpRefresh, kv.OpAcquire, kv.OpAcquire, kv.OpAcquire, kv.OpRelease, kv.OpExpire, kv.OpExtendExpiry,
+		kv.OpSnap, kv.OpSnap}
 	o := kv.Op{Kind: kinds[r.IntN(len(kinds))], Action: kv.Action(r.IntN(10)), Path: randomPath(r)}
 	o.Value = []string{"", "1", "2"}[r.IntN(3)]
 	o.UserFlags = uint64(r.IntN(3))
@@ -347,6 +348,7 @@ func runModel(t *testing.T, seed uint64, steps int) {
 		old := m.clone()
 		var codes []kv.Code
 		var paths []string
+		var marks [][]dump
 		for range 1 + r.IntN(10) {
 			x := randomTxn(r, m.index)
 			if err := x.Check(); err != nil {
@@ -354,13 +356,26 @@ func runModel(t *testing.T, seed uint64, steps int) {
 			}
 			batch = append(batch, x)
 			code, path := m.apply(x)
-			codes, paths = append(codes, code), append(paths, path)
+			codes, paths, marks = append(codes, code), append(paths, path), append(marks, m.marks)
 		}
 		oldDump := dump{}
 		dumpTree(before, "k", oldDump)
 		for i, res := range a.Apply(batch...) {
 			if res.Code != codes[i] || res.Code != kv.OK && res.Fail.Path != paths[i] {
 				t.Fatalf("%+v:\ngot code %v %+v, want %v %q", batch[i], res.Code, res.Fail, codes[i], paths[i])
+			}
+			for _, o := range res.Ops {
+				if o.Snap == nil {
+					continue
+				}
+				d := dump{}
+				for _, root := range rootNames {
+					dumpTree(o.Snap, root, d)
+				}
+				if x := diff(d, marks[i][0]); x != "" {
+					t.Fatalf("%+v: state in the middle:\n%s", batch[i], x)
+				}
+				marks[i] = marks[i][1:]
 			}
 		}
 		nowDump := dump{}

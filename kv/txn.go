@@ -92,7 +92,7 @@ func (t *Txn) check() *TxnError {
 
 func (o *Op) check() string {
 	switch {
-	case o.Kind < OpSet || o.Kind > OpExtendExpiry:
+	case o.Kind < OpSet || o.Kind > OpSnap:
 		return "unknown kind"
 	case o.Flags&^allFlags != 0:
 		return "unknown flag"
@@ -104,7 +104,7 @@ func (o *Op) check() string {
 		return fmt.Sprintf("value of %d bytes, at most %d are allowed", len(o.Value), MaxValue)
 	case len(o.Owner) > MaxPath || len(o.OwnerPath) > MaxPath:
 		return "session id or path too long"
-	case o.Kind == OpExpire || o.Kind == OpExtendExpiry:
+	case o.Kind == OpExpire || o.Kind == OpExtendExpiry || o.Kind == OpSnap:
 		return ""
 	case o.Kind == OpCreateInOrder && len(o.Path) > MaxPath-21:
 		return fmt.Sprintf("longer than %d bytes", MaxPath-21)
