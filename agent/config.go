@@ -270,7 +270,8 @@ type HTTPConfig struct {
 }
 
 // Limits: HTTPMaxConnsPerClient and RPCMaxConnsPerClient are connections from one address (defaults 200 and 100, 0 =
-// no limit), KVMaxValueSize and TxnMaxReqLen are bytes (512 KiB each), the others are times (5s, 5s, 60s).
+// no limit), KVMaxValueSize and TxnMaxReqLen are bytes (512 KiB each), TxnMaxOps are operations of one
+// transaction (128), the others are times (5s, 5s, 60s).
 type Limits struct {
 	HTTPMaxConnsPerClient int           `key:"http_max_conns_per_client"`
 	HTTPSHandshakeTimeout time.Duration `key:"https_handshake_timeout"`
@@ -279,6 +280,7 @@ type Limits struct {
 	RPCMaxConnsPerClient  int           `key:"rpc_max_conns_per_client"`
 	KVMaxValueSize        int           `key:"kv_max_value_size"`
 	TxnMaxReqLen          int           `key:"txn_max_req_len"`
+	TxnMaxOps             int           `key:"txn_max_ops"`
 }
 
 // Performance: RaftMultiplier 1 to 10 stretches the consensus' times (default 1: fast failover on ordinary
@@ -332,7 +334,7 @@ func Defaults() Config {
 		},
 		Limits: Limits{
 			HTTPMaxConnsPerClient: 200, HTTPSHandshakeTimeout: 5 * time.Second, RPCHandshakeTimeout: 5 * time.Second,
-			RPCClientTimeout: time.Minute, RPCMaxConnsPerClient: 100, KVMaxValueSize: 512 << 10, TxnMaxReqLen: 512 << 10,
+			RPCClientTimeout: time.Minute, RPCMaxConnsPerClient: 100, KVMaxValueSize: 512 << 10, TxnMaxReqLen: 512 << 10, TxnMaxOps: 128,
 		},
 		Performance:           Performance{RaftMultiplier: 1, LeaveDrainTime: 5 * time.Second, RPCHoldTimeout: 7 * time.Second},
 		RaftSnapshotThreshold: 16384, RaftSnapshotInterval: 30 * time.Second, RaftTrailingLogs: 10240,

@@ -55,7 +55,6 @@ var idle = map[string]string{
 	"limits.https_handshake_timeout":   "accepted and unused: the limit of a request's header covers the handshake",
 	"limits.rpc_client_timeout":        noNeed,
 	"limits.rpc_max_conns_per_client":  notYet,
-	"limits.txn_max_req_len":           notYet,
 	"tls.defaults.ca_path":             "accepted and unused: name the authorities in one ca_file",
 	"tls.https.ca_path":                "accepted and unused: name the authorities in one ca_file",
 	"tls.internal_rpc.ca_path":         "accepted and unused: name the authorities in one ca_file",

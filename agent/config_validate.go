@@ -342,6 +342,7 @@ func (v *validator) numbers() {
 		{"limits.rpc_max_conns_per_client", c.Limits.RPCMaxConnsPerClient, 0, big},
 		{"limits.kv_max_value_size", c.Limits.KVMaxValueSize, 1, 64 << 20},
 		{"limits.txn_max_req_len", c.Limits.TxnMaxReqLen, 1, 64 << 20},
+		{"limits.txn_max_ops", c.Limits.TxnMaxOps, 1, 4096},
 		{"dns_config.udp_answer_limit", c.DNS.UDPAnswerLimit, 1, 1000},
 		{"dns_config.a_record_limit", c.DNS.ARecordLimit, 0, 65535},
 		{"dns_config.soa.refresh", c.DNS.SOA.Refresh, 0, big},

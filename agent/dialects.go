@@ -75,7 +75,8 @@ func (a *Agent) call(req *http.Request) (*http.Response, error) {
 func (a *Agent) openDialects() error {
 	a.consul = consul.New(consul.Config{
 		Store: a.store, Datacenter: a.cfg.Datacenter, NodeName: a.cfg.NodeName, Logger: a.log, Metrics: a.metrics,
-		KVMaxValue: int64(a.cfg.Limits.KVMaxValueSize), QueryTime: a.cfg.DefaultQueryTime, MaxQueryTime: a.cfg.MaxQueryTime,
+		KVMaxValue: int64(a.cfg.Limits.KVMaxValueSize), TxnMaxBody: int64(a.cfg.Limits.TxnMaxReqLen), TxnMaxOps: a.cfg.Limits.TxnMaxOps,
+		QueryTime: a.cfg.DefaultQueryTime, MaxQueryTime: a.cfg.MaxQueryTime,
 		SessionTTL: [2]time.Duration{a.cfg.SessionTTLMin, 24 * time.Hour}, Peers: a.peers, Connect: a.cfg.Connect.Enabled,
 	})
 	var err error

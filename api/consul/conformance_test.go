@@ -61,7 +61,7 @@ func newServer(t testing.TB, change ...func(*consul.Config)) (*apitest.Store, *h
 func TestRecordedExchanges(t *testing.T) {
 	const local = "needs the endpoints of the local agent"
 	_, srv := newServer(t)
-	for _, family := range []string{"catalog", "health", "kv", "session", "status", "errors"} {
+	for _, family := range []string{"catalog", "health", "kv", "session", "status", "errors", "txn"} {
 		consulreplay.Run(t, srv.URL, "../../test/conformance/consul/"+family+".jsonl", consulreplay.Options{
 			Vars: map[string]string{"NODE": nodeName, "NODEID": nodeID, "DC": "dc1", "ADDR": nodeAddr},
 			Skip: map[string]string{

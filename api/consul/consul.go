@@ -21,6 +21,8 @@ import (
 // Limits and defaults of the contract.
 const (
 	DefaultKVMaxValue   = 512 << 10         // bytes of one value
+	DefaultTxnMaxBody   = 512 << 10         // bytes of the body of a transaction
+	DefaultTxnMaxOps    = 128               // operations of a transaction
 	DefaultQueryTime    = 300 * time.Second // wait of a blocking query that names none
 	DefaultMaxQueryTime = 600 * time.Second // longest wait
 )
@@ -33,6 +35,8 @@ type Config struct {
 	Logger       hclog.Logger
 	Metrics      *metrics.Metrics
 	KVMaxValue   int64            // bytes, 0 = DefaultKVMaxValue
+	TxnMaxBody   int64            // bytes, 0 = DefaultTxnMaxBody
+	TxnMaxOps    int              // 0 = DefaultTxnMaxOps
 	QueryTime    time.Duration    // 0 = DefaultQueryTime
 	MaxQueryTime time.Duration    // 0 = DefaultMaxQueryTime
 	SessionTTL   [2]time.Duration // smallest and largest TTL of a session; zero = 10 s and 24 h
@@ -57,6 +61,12 @@ func New(c Config) *API {
 	}
 	if c.KVMaxValue == 0 {
 		c.KVMaxValue = DefaultKVMaxValue
+	}
+	if c.TxnMaxBody == 0 {
+		c.TxnMaxBody = DefaultTxnMaxBody
+	}
+	if c.TxnMaxOps == 0 {
+		c.TxnMaxOps = DefaultTxnMaxOps
 	}
 	if c.QueryTime == 0 {
 		c.QueryTime = DefaultQueryTime
@@ -84,6 +94,7 @@ func (a *API) Routes() []api.Route {
 	rs = append(rs, a.catalogRoutes()...)
 	rs = append(rs, a.healthRoutes()...)
 	rs = append(rs, a.kvRoutes()...)
+	rs = append(rs, a.txnRoutes()...)
 	rs = append(rs, a.sessionRoutes()...)
 	rs = append(rs, a.statusRoutes()...)
 	rs = append(rs, a.aclRoutes()...)

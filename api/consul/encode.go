@@ -111,12 +111,15 @@ func appendCheck(b []byte, c *catalog.Check) []byte {
 }
 
 // appendKV appends one key of /v1/kv.
-func appendKV(b []byte, key string, e *kv.Entry) []byte {
+func appendKV(b []byte, key string, e *kv.Entry) []byte { return appendKey(b, key, e, true) }
+
+// appendKey is appendKV with the value left out, as null, unless it is wanted.
+func appendKey(b []byte, key string, e *kv.Entry, value bool) []byte {
 	b = strconv.AppendUint(append(b, `{"LockIndex":`...), e.LockIndex(), 10)
 	b = appendField(b, `,"Key":`, key)
 	b = strconv.AppendUint(append(b, `,"Flags":`...), e.UserFlags(), 10)
 	b = append(b, `,"Value":`...)
-	if v := e.Value(); v == "" {
+	if v := e.Value(); v == "" || !value {
 		b = append(b, "null"...)
 	} else {
 		b = append(b, '"')

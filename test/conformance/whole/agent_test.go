@@ -125,13 +125,12 @@ func TestFlatDialect(t *testing.T) {
 var notOffered = map[string]string{
 	"event": "user events are not offered",
 	"query": "prepared queries are not offered",
-	"txn":   "transactions are not offered",
 }
 
 // departures are the cases that Muster answers otherwise, with the reason.
 var departures = map[string]string{
 	"agent-alias-unknown-service": "checks that follow another service are not offered",
-	"catalog-unknown-fields":      "asks for prepared queries and transactions too",
+	"catalog-unknown-fields":      "asks for prepared queries too",
 	"errors-paths-and-methods":    "asks for prepared queries too",
 	"coordinate":                  "network coordinates are not offered",
 	// The rest of the case, a query woken by its check, is tested in test/cluster.
