@@ -22,6 +22,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -53,10 +54,23 @@ func (e *exitError) Error() string {
 func (e *exitError) Unwrap() error { return e.err }
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(personality(os.Args[0])(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run executes one command line and returns its exit code.
+// commandLine executes one command line and returns its exit code.
+type commandLine func(args []string, in io.Reader, out, errw io.Writer) int
+
+// personality is the command line that goes with the name the binary was started under: a link named after another
+// tool takes that tool's commands.
+func personality(argv0 string) commandLine {
+	switch strings.TrimSuffix(filepath.Base(argv0), ".exe") {
+	case "etcdctl":
+		return runEtcdctl
+	}
+	return run
+}
+
+// run is the command line of muster itself.
 func run(args []string, in io.Reader, out, errw io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	if len(args) > 0 && args[0] == "agent" {
