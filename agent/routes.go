@@ -70,7 +70,7 @@ func (a *Agent) clustered(row api.Route) api.Route {
 	inner := row.Handler
 	if a.raft == nil {
 		row.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			a.forward(w, r, target(row.TargetOf(r)))
+			a.forward(w, r, &row, target(row.TargetOf(r)))
 		})
 		return row
 	}
@@ -78,24 +78,24 @@ func (a *Agent) clustered(row api.Route) api.Route {
 		switch {
 		case row.TargetOf(r) == api.Any:
 			if a.behind(r) {
-				a.forward(w, r, proxy.Leader)
+				a.forward(w, r, &row, proxy.Leader)
 				return
 			}
 			inner.ServeHTTP(w, r)
 		case !a.raft.IsLeader():
-			a.forward(w, r, proxy.Leader)
+			a.forward(w, r, &row, proxy.Leader)
 		case r.Header[proxy.HopsHeader] != nil:
 			// Relayed to us: an answer "not leader" goes back to the relay, which knows what to do with it.
 			inner.ServeHTTP(w, r)
 		default:
-			a.asLeader(w, r, inner)
+			a.asLeader(w, r, &row, inner)
 		}
 	})
 	return row
 }
 
 // forward relays a request. The first agent on the way says who it is, for what means "this node" by default.
-func (a *Agent) forward(w http.ResponseWriter, r *http.Request, t proxy.Target) {
+func (a *Agent) forward(w http.ResponseWriter, r *http.Request, row *api.Route, t proxy.Target) {
 	if r.Header[proxy.HopsHeader] == nil {
 		r.Header[consul.NodeHeader] = []string{a.cfg.NodeName}
 		delete(r.Header, seenHeader)
@@ -106,7 +106,19 @@ func (a *Agent) forward(w http.ResponseWriter, r *http.Request, t proxy.Target) 
 		}
 		w = &witness{ResponseWriter: w, seen: &a.seen}
 	}
-	a.relay.Relay(w, r, t)
+	a.relay.Relay(w, r, t, a.resumer(row, r))
+}
+
+// resumer is what carries a waiting request over the death of its server, nil for any other.
+func (a *Agent) resumer(row *api.Route, r *http.Request) proxy.Resumer {
+	if row.Resume == nil {
+		return nil
+	}
+	res := row.Resume(r)
+	if res == nil {
+		return nil
+	}
+	return &seenResumer{Resumer: res, seen: &a.seen}
 }
 
 func target(t api.Target) proxy.Target {
@@ -119,7 +131,7 @@ func target(t api.Target) proxy.Target {
 // asLeader runs a request here that came straight from a client while this server leads. Should leadership go
 // before anything ran, the handler says so, and the request is relayed to the new leader instead of showing
 // the client an election.
-func (a *Agent) asLeader(w http.ResponseWriter, r *http.Request, inner http.Handler) {
+func (a *Agent) asLeader(w http.ResponseWriter, r *http.Request, row *api.Route, inner http.Handler) {
 	var body []byte
 	if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
 		if r.ContentLength < 0 || r.ContentLength > maxReplay {
@@ -146,7 +158,7 @@ func (a *Agent) asLeader(w http.ResponseWriter, r *http.Request, inner http.Hand
 		if body != nil {
 			r.Body = io.NopCloser(bytes.NewReader(body))
 		}
-		a.forward(w, r, proxy.Leader)
+		a.forward(w, r, row, proxy.Leader)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/musterhq/muster/api"
 	"github.com/musterhq/muster/proxy"
 )
 
@@ -24,10 +25,13 @@ func (s *seen) note(h http.Header) {
 	if len(v) == 0 {
 		return
 	}
-	n, err := strconv.ParseUint(v[0], 10, 64)
-	if err != nil {
-		return
+	if n, err := strconv.ParseUint(v[0], 10, 64); err == nil {
+		s.raise(n)
 	}
+}
+
+// raise remembers n if nothing newer was seen.
+func (s *seen) raise(n uint64) {
 	for {
 		old := s.index.Load()
 		if n <= old || s.index.CompareAndSwap(old, n) {
@@ -43,7 +47,7 @@ func (s *seen) local(r *http.Request) bool { return strings.HasPrefix(r.URL.Path
 // behind says whether this server's tree lacks something the client may have seen, while there is a leader who has
 // it. Without a leader the old answer is better than none.
 func (a *Agent) behind(r *http.Request) bool {
-	if !a.seen.local(r) {
+	if !a.seen.local(r) || r.Header[api.ResumeHeader] != nil { // a watch that goes on names the index it waits for
 		return false
 	}
 	need := a.seen.index.Load()
@@ -79,3 +83,18 @@ func (w *witness) Flush() {
 
 // Unwrap serves http.ResponseController.
 func (w *witness) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// seenResumer notes the events of a watch before the client has them: a read after an event finds it.
+type seenResumer struct {
+	api.Resumer
+	seen *seen
+}
+
+// Take implements proxy.Resumer.
+func (s *seenResumer) Take(b []byte) int {
+	n := s.Resumer.Take(b)
+	if n > 0 {
+		s.seen.raise(s.Index())
+	}
+	return n
+}

@@ -45,7 +45,7 @@ func BenchmarkRelay(b *testing.B) {
 	r := request()
 	b.ReportAllocs()
 	for b.Loop() {
-		p.Relay(nowhere{http.Header{}}, r, Any)
+		p.Relay(nowhere{http.Header{}}, r, Any, nil)
 	}
 }
 

@@ -43,9 +43,10 @@ const MaxHops = 2
 
 // Defaults of Config.
 const (
-	DefaultHold     = 7 * time.Second
-	DefaultDownHold = 500 * time.Millisecond
-	DefaultMaxBody  = 8 << 20
+	DefaultHold       = 7 * time.Second
+	DefaultDownHold   = 500 * time.Millisecond
+	DefaultResumeHold = 30 * time.Second
+	DefaultMaxBody    = 8 << 20
 )
 
 // Target says which servers can answer a request.
@@ -87,6 +88,9 @@ type Config struct {
 	// DownHold is how long a request waits when every server refuses connections, default 500 ms: enough to hide a
 	// quick restart, short enough to fail fast.
 	DownHold time.Duration
+	// ResumeHold is how long an answer that has begun (see Resumer) waits for a server that continues it before it is
+	// ended, default 30 s.
+	ResumeHold time.Duration
 	// MaxBody is the size limit of request bodies in bytes, default 8 MiB. Bodies are kept for a replay.
 	MaxBody int64
 	// OnError writes an error answer in the dialect of the request. Nil: plain text.
@@ -112,14 +116,17 @@ func New(c Config) (*Proxy, error) {
 		return nil, errors.New("proxy: Config.Transport is missing")
 	case c.IsRefused == nil:
 		return nil, errors.New("proxy: Config.IsRefused is missing")
-	case c.Hold < 0 || c.DownHold < 0 || c.MaxBody < 0:
-		return nil, errors.New("proxy: Config.Hold, DownHold and MaxBody must not be negative")
+	case c.Hold < 0 || c.DownHold < 0 || c.ResumeHold < 0 || c.MaxBody < 0:
+		return nil, errors.New("proxy: Config.Hold, DownHold, ResumeHold and MaxBody must not be negative")
 	}
 	if c.Hold == 0 {
 		c.Hold = DefaultHold
 	}
 	if c.DownHold == 0 {
 		c.DownHold = DefaultDownHold
+	}
+	if c.ResumeHold == 0 {
+		c.ResumeHold = DefaultResumeHold
 	}
 	if c.MaxBody == 0 {
 		c.MaxBody = DefaultMaxBody
@@ -184,8 +191,9 @@ func Status(err error) int {
 
 // Relay sends r to a server fit for t and streams the answer to w. It answers in every case but two: the client
 // is gone, or the server broke off in the middle of an answer; then it panics with http.ErrAbortHandler, which
-// net/http turns into a broken connection, the only honest sign left.
-func (p *Proxy) Relay(w http.ResponseWriter, r *http.Request, t Target) {
+// net/http turns into a broken connection, the only honest sign left. With a Resumer (nil for a request that does
+// not wait) even that is survived: see resume.go.
+func (p *Proxy) Relay(w http.ResponseWriter, r *http.Request, t Target, res Resumer) {
 	hops, err := hopsOf(r.Header)
 	if err != nil {
 		p.fail(w, r, hops, err)
@@ -196,15 +204,20 @@ func (p *Proxy) Relay(w http.ResponseWriter, r *http.Request, t Target) {
 		p.fail(w, r, hops, err)
 		return
 	}
-	resp, from, err := p.do(r, outHeader(r, hops), body, t)
+	ask := &asking{in: r, hops: hops, body: body, header: outHeader(r, hops), target: t, res: res}
+	resp, from, err := p.do(ask)
 	switch {
 	case errors.Is(err, errSelf):
-		p.serveLocal(w, r, hops, body)
+		p.serveLocal(w, ask.in, hops, body)
 	case err != nil:
 		p.fail(w, r, hops, err)
 	default:
-		defer resp.Body.Close()
 		writeHead(w, resp, hops > 0, from, t)
+		if res != nil && resp.StatusCode == http.StatusOK && resp.ContentLength < 0 && res.Begin(resp.Header) {
+			p.follow(w, ask, resp, from)
+			return
+		}
+		defer resp.Body.Close()
 		p.copyBody(w, resp)
 	}
 }
@@ -220,7 +233,7 @@ func (p *Proxy) RoundTrip(req *http.Request, t Target) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp, _, err := p.do(req, outHeader(req, hops), body, t)
+	resp, _, err := p.do(&asking{in: req, hops: hops, body: body, header: outHeader(req, hops), target: t})
 	if errors.Is(err, errSelf) {
 		return p.roundTripLocal(req, hops, body), nil
 	}

@@ -81,7 +81,7 @@ func newProxy(t *testing.T, change func(*Config), addrs ...string) *Proxy {
 // front serves p as an agent would.
 func front(t *testing.T, p *Proxy, target Target) *httptest.Server {
 	t.Helper()
-	f := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.Relay(w, r, target) }))
+	f := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.Relay(w, r, target, nil) }))
 	t.Cleanup(func() { f.CloseClientConnections(); f.Close() })
 	return f
 }
@@ -364,8 +364,8 @@ func TestHopLimit(t *testing.T) {
 // Two followers, each of which believes that the other leads.
 func TestLoopOfServersEnds(t *testing.T) {
 	var pa, pb *Proxy
-	a := serve(t, func(w http.ResponseWriter, r *http.Request) { pa.Relay(w, r, Leader) })
-	b := serve(t, func(w http.ResponseWriter, r *http.Request) { pb.Relay(w, r, Leader) })
+	a := serve(t, func(w http.ResponseWriter, r *http.Request) { pa.Relay(w, r, Leader, nil) })
+	b := serve(t, func(w http.ResponseWriter, r *http.Request) { pb.Relay(w, r, Leader, nil) })
 	short := func(self, leader string) func(*Config) {
 		return func(c *Config) {
 			c.Self, c.Hold = self, 200*time.Millisecond

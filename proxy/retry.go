@@ -82,12 +82,42 @@ func (ro *round) has(addr string) bool {
 	return false
 }
 
+// asking is one client request on its way to servers.
+type asking struct {
+	client *http.Request // what the client sent, once in is a changed copy of it
+	in     *http.Request // as it is to be asked now
+	header http.Header   // of in, as it goes out
+	hops   int
+	body   []byte
+	target Target
+	res    Resumer // nil for what does not wait
+}
+
+// again prepares the request for another attempt.
+func (a *asking) again() {
+	if a.res == nil {
+		return
+	}
+	if a.client == nil {
+		a.client = a.in
+	}
+	r := *a.client
+	u := *a.client.URL
+	r.URL, r.Header = &u, a.client.Header.Clone()
+	a.res.Again(&r)
+	a.in, a.header = &r, outHeader(&r, a.hops)
+}
+
+// settled is how long an attempt must have waited at its server for its failure to begin a new story: rounds, breaks
+// and the time to find a leader count from then.
+const settled = time.Second
+
 // do asks server after server until one delivers. It goes round and round with short pauses: as long as Hold
 // while some server is there but none leads, as long as DownHold while all are unreachable.
-func (p *Proxy) do(in *http.Request, header http.Header, body []byte, t Target) (*http.Response, string, error) {
-	ctx := in.Context()
+func (p *Proxy) do(a *asking) (*http.Response, string, error) {
+	ctx, t := a.in.Context(), a.target
 	out := ctx
-	if long(in) {
+	if a.res != nil || long(a.in) {
 		out = peer.Long(ctx)
 	}
 	var began time.Time // of the first failure; a request that succeeds at once needs no clock
@@ -110,11 +140,19 @@ func (p *Proxy) do(in *http.Request, header http.Header, body []byte, t Target) 
 			ro.reset()
 			continue
 		}
-		resp, err := p.cfg.Transport.RoundTrip(p.outRequest(out, in, header, body, addr))
-		v := judge(ctx, in.Method, resp, err, p.cfg.IsRefused)
+		var asked time.Time
+		if a.res != nil {
+			asked = p.picker.now()
+		}
+		resp, err := p.cfg.Transport.RoundTrip(p.outRequest(out, a.in, a.header, a.body, addr))
+		v := judge(ctx, a.in.Method, resp, err, p.cfg.IsRefused)
 		if v == deliver {
 			p.picker.good(addr, t, resp.Header.Get(LeaderHeader))
 			return resp, addr, nil
+		}
+		if a.res != nil && p.picker.now().Sub(asked) > settled {
+			began, breaks = time.Time{}, 0
+			ro.reset()
 		}
 		if began.IsZero() {
 			began = p.picker.now()
@@ -141,6 +179,7 @@ func (p *Proxy) do(in *http.Request, header http.Header, body []byte, t Target) 
 			return nil, "", &UnknownOutcomeError{Server: addr, Err: err}
 		}
 		ro.tried = append(ro.tried, addr)
+		a.again()
 	}
 }
 

@@ -99,6 +99,9 @@ func (a *API) Routes() []api.Route {
 	rs = append(rs, a.statusRoutes()...)
 	rs = append(rs, a.aclRoutes()...)
 	rs = append(rs, a.connectRoutes()...)
+	for i := range rs {
+		rs[i].Resume = a.resume
+	}
 	return rs
 }
 

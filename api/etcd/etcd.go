@@ -146,7 +146,7 @@ func (d *Dialect) Routes() []api.Route {
 		return api.Route{Pattern: pattern, Where: where, Target: anyServer, Handler: d.front(h), MaxBody: -1}
 	}
 	keys := row("/v2/keys/", api.Cluster, d.serveKeys)
-	keys.Target = keysTarget
+	keys.Target, keys.Resume = keysTarget, resumeWatch
 	return []api.Route{
 		keys,
 		row("/v2/members/", api.Cluster, d.serveMembers),

@@ -532,3 +532,19 @@ func TestHistoryIsLongAndHonest(t *testing.T) {
 		t.Errorf("X-Etcd-Index is %s", a.header.Get("X-Etcd-Index"))
 	}
 }
+
+// TestResumedWatchSeesNoHistory: what happened after an answer began is live to its client, so a hidden node is left
+// out of it even when another server has to search its history for the rest.
+func TestResumedWatchSeesNoHistory(t *testing.T) {
+	u := serve(t, newMemory(t, kv.Options{}), nil)
+	call(t, "PUT", u+"/v2/keys/w/a", "value=1") // 4
+	call(t, "PUT", u+"/v2/keys/w/_h", "value=2")
+	call(t, "PUT", u+"/v2/keys/w/b", "value=3")
+	path := u + "/v2/keys/w?wait=true&recursive=true&waitIndex=5"
+	if a := call(t, "GET", path, ""); !strings.Contains(a.body, `"/w/_h"`) {
+		t.Errorf("a watch into the past shows %s, want the hidden node", a.body)
+	}
+	if a := call(t, "GET", path, "", api.ResumeHeader, "4"); !strings.Contains(a.body, `"/w/b"`) {
+		t.Errorf("a watch that goes on shows %s, want the node that is not hidden", a.body)
+	}
+}

@@ -37,7 +37,7 @@ func (d *Dialect) watch(w http.ResponseWriter, r *http.Request, key string, p *p
 	if rc.Flush() != nil {
 		return
 	}
-	m := match{tree: tree, from: p.waitIndex, past: watcher.Start(), stream: p.stream}
+	m := match{tree: tree, from: p.waitIndex, past: pastOf(r, watcher.Start()), stream: p.stream}
 	for {
 		ev, err := watcher.Next(r.Context())
 		if err != nil {

@@ -1,0 +1,223 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// lines is a Resumer for answers of numbered lines: the header "At" says after which number the answer begins, and
+// the query after=N asks for what follows N.
+type lines struct {
+	from, last int // asked for, delivered
+	begun      bool
+	want       int // complete after so many lines; 0 = never
+	got        int
+	again      atomic.Int32
+}
+
+func (l *lines) Again(r *http.Request) {
+	l.again.Add(1)
+	if l.begun {
+		r.URL.RawQuery = fmt.Sprintf("after=%d&%s", l.last, r.URL.RawQuery)
+	}
+}
+
+func (l *lines) Begin(h http.Header) bool {
+	n, err := strconv.Atoi(h.Get("At"))
+	l.begun, l.last = err == nil, n
+	return l.begun
+}
+
+func (l *lines) Take(b []byte) int {
+	n := 0
+	for !l.Done() {
+		end := bytes.IndexByte(b[n:], '\n')
+		if end < 0 {
+			break
+		}
+		number, _, _ := strings.Cut(string(b[n:n+end]), " ")
+		l.last, _ = strconv.Atoi(number)
+		l.got++
+		n += end + 1
+	}
+	return n
+}
+
+func (l *lines) Done() bool { return l.want > 0 && l.got >= l.want }
+
+// line makes the record of a number; every 50th is bigger than all buffers.
+func line(n int) string {
+	if n%50 == 0 {
+		return fmt.Sprintf("%d %s\n", n, strings.Repeat("x", 100_000))
+	}
+	return fmt.Sprintf("%d text\n", n)
+}
+
+// emit answers with the lines after the query's number up to to, and a part of the next one.
+func emit(w http.ResponseWriter, r *http.Request, to int) {
+	after, _ := strconv.Atoi(r.URL.Query().Get("after"))
+	w.Header().Set("At", strconv.Itoa(after))
+	w.WriteHeader(http.StatusOK)
+	w.(http.Flusher).Flush()
+	for n := after + 1; n <= to; n++ {
+		_, _ = io.WriteString(w, line(n))
+	}
+	next := line(to + 1)
+	_, _ = io.WriteString(w, next[:len(next)/2])
+	w.(http.Flusher).Flush()
+}
+
+// following serves p with the Resumer that the test keeps.
+func following(t *testing.T, p *Proxy, target Target, res *lines) *httptest.Server {
+	t.Helper()
+	f := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.Relay(w, r, target, res) }))
+	t.Cleanup(func() { f.CloseClientConnections(); f.Close() })
+	return f
+}
+
+// wantLines reads an answer and expects exactly the lines 1 to n; with ends, and then its end in good order.
+func wantLines(t *testing.T, url string, n int, ends bool) {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("At") != "0" {
+		t.Fatalf("status %d, header %v; want the head of the first answer", resp.StatusCode, resp.Header)
+	}
+	br := bufio.NewReader(resp.Body)
+	for i := 1; i <= n; i++ {
+		s, err := br.ReadString('\n')
+		if err != nil || s != line(i) {
+			t.Fatalf("record %d: %.40q, error %v", i, s, err)
+		}
+	}
+	if !ends {
+		return
+	}
+	if rest, err := io.ReadAll(br); err != nil || len(rest) > 0 {
+		t.Errorf("after the last record: %.40q, error %v; want an orderly end", rest, err)
+	}
+}
+
+// TestAnswerOutlivesItsServers: each server gives some more records and a part of the next, then breaks off or ends.
+func TestAnswerOutlivesItsServers(t *testing.T) {
+	for name, end := range map[string]func(){"broken": func() { panic(http.ErrAbortHandler) }, "ended": func() {}} {
+		t.Run(name, func(t *testing.T) {
+			var to atomic.Int64
+			handler := func(w http.ResponseWriter, r *http.Request) {
+				n := int(to.Add(37))
+				emit(w, r, n)
+				if n > 37 && r.Header.Get(HopsHeader) != "1" {
+					t.Errorf("hops %q", r.Header.Get(HopsHeader))
+				}
+				end()
+			}
+			p := newProxy(t, nil, serve(t, handler).addr(), serve(t, handler).addr(), serve(t, handler).addr())
+			res := &lines{want: 200}
+			wantLines(t, following(t, p, Any, res).URL+"/?x=1", 200, true)
+		})
+	}
+}
+
+func TestAnswerIsFinishedHere(t *testing.T) {
+	b := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		emit(w, r, 10)
+		panic(http.ErrAbortHandler)
+	})
+	p := newProxy(t, func(c *Config) {
+		c.Self = "here"
+		c.Leader = func() string { return c.Servers()[0].Addr }
+		c.Local = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			after, _ := strconv.Atoi(r.URL.Query().Get("after"))
+			emit(w, r, after+10)
+		})
+	}, b.addr())
+	wantLines(t, following(t, p, Leader, &lines{want: 60}).URL, 60, true)
+	if b.hits.Load() != 1 {
+		t.Errorf("the broken server was asked %d times, want once", b.hits.Load())
+	}
+}
+
+func TestLostHistoryEndsTheAnswer(t *testing.T) {
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("after") {
+			http.Error(w, "the history is gone", http.StatusBadRequest)
+			return
+		}
+		emit(w, r, 3)
+	}
+	p := newProxy(t, nil, serve(t, handler).addr(), serve(t, handler).addr())
+	wantLines(t, following(t, p, Any, &lines{}).URL, 3, true)
+}
+
+func TestTroubledServerIsAskedAgain(t *testing.T) {
+	var n atomic.Int64
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		if i := n.Add(1); i > 1 && i < 5 {
+			http.Error(w, "tree is closed", http.StatusInternalServerError)
+			return
+		}
+		emit(w, r, 5*int(n.Load()))
+	}
+	p := newProxy(t, nil, serve(t, handler).addr())
+	wantLines(t, following(t, p, Any, &lines{want: 25}).URL, 25, true)
+}
+
+func TestAnswerEndsWhenNobodyIsLeft(t *testing.T) {
+	b := serve(t, func(w http.ResponseWriter, r *http.Request) { emit(w, r, 3) })
+	p := newProxy(t, func(c *Config) { c.ResumeHold = 50 * time.Millisecond }, b.addr())
+	f := following(t, p, Any, &lines{})
+	resp, err := http.Get(f.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b.CloseClientConnections()
+	b.Close()
+	if got, err := io.ReadAll(resp.Body); err != nil || string(got) != line(1)+line(2)+line(3) {
+		t.Errorf("%q, %v; want three records and an orderly end", got, err)
+	}
+}
+
+// TestWaitingRequestMovesOn: before there is a head, each further server gets what is left of the request.
+func TestWaitingRequestMovesOn(t *testing.T) {
+	broken := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+	res := &lines{}
+	good := serve(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "answer") })
+	p := newProxy(t, nil, good.addr(), serve(t, broken).addr(), serve(t, broken).addr())
+	p.picker.random = func() float64 { return 0 } // from the last to the first
+	f := following(t, p, Any, res)
+	if code, body, _ := call(t, "GET", f.URL+"/?index=1", ""); code != 200 || body != "answer" {
+		t.Errorf("%d %q", code, body)
+	}
+	if n := res.again.Load(); n != 2 {
+		t.Errorf("asked again %d times after two broken servers", n)
+	}
+}
+
+func TestClientOfAnEndlessAnswerGoes(t *testing.T) {
+	gone := make(chan struct{})
+	b := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		emit(w, r, 1)
+		<-r.Context().Done()
+		close(gone)
+	})
+	f := following(t, newProxy(t, nil, b.addr()), Any, &lines{})
+	wantLines(t, f.URL, 1, false)
+	select {
+	case <-gone:
+	case <-time.After(patience):
+		t.Error("the server still holds the request of a client that went away")
+	}
+}
