@@ -43,6 +43,7 @@ type Config struct {
 	Peers        func() []string  // addresses (host:port) of the servers for status/peers; nil = only the leader's
 	Authorizer   Authorizer       // nil = everything is allowed
 	Connect      bool             // make and show a root certificate of the mesh, see connectRoutes
+	TrustDomain  string           // of that certificate, without ".consul"; default the cluster's id
 	CacheBytes   int64            // limit of the encoded answers kept, 0 = api.DefaultBodyCacheBytes
 }
 
