@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -37,66 +36,6 @@ func debianPython(t *testing.T, module string) string {
 		t.Skipf("python3-%s is not installed", module)
 	}
 	return python
-}
-
-// TestPrometheusFindsServices lets Prometheus discover its targets at a proxy.
-func TestPrometheusFindsServices(t *testing.T) {
-	prometheus := tool(t, "prometheus")
-	c := newCluster(t, 1, 1)
-	p := c.proxies[0]
-	dir := t.TempDir()
-	config := filepath.Join(dir, "prometheus.yml")
-	text := fmt.Sprintf(`
-global: {scrape_interval: 1s}
-scrape_configs:
-  - job_name: muster
-    consul_sd_configs: [{server: "%s:8500", tags: [metrics], refresh_interval: 1s}]
-    relabel_configs:
-      - {source_labels: [__meta_consul_service], target_label: service}
-      - {source_labels: [__meta_consul_service_metadata_zone], target_label: zone}
-`, p.ip)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	web := newHost() + ":9090"
-	prom := &host{t: t, name: "prometheus"}
-	prom.runProgram(prometheus, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+web)
-	t.Cleanup(prom.kill)
-
-	p.must(http.MethodPut, "/v1/agent/service/register", `{"Name":"self","Port":8500,"Tags":["metrics","http"],"Meta":{"zone":"a"}}`)
-	p.must(http.MethodPut, "/v1/agent/service/register", `{"Name":"other","Port":1}`)
-	targets := func() (up []string) {
-		var answer struct {
-			Data struct {
-				ActiveTargets []struct {
-					Health string
-					Labels map[string]string
-				}
-			}
-		}
-		resp, err := http.Get("http://" + web + "/api/v1/targets")
-		if err != nil {
-			return nil
-		}
-		defer resp.Body.Close()
-		if json.NewDecoder(resp.Body).Decode(&answer) != nil {
-			return nil
-		}
-		for _, a := range answer.Data.ActiveTargets {
-			up = append(up, a.Labels["service"]+"/"+a.Labels["zone"]+"/"+a.Health)
-		}
-		return up
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("targets %q\n%s", targets(), tail(prom.log.String(), 30))
-		}
-	})
-	eventually(t, 40*time.Second, "prometheus scrapes the service it found", func() bool {
-		return strings.Join(targets(), " ") == "self/a/up"
-	})
-	p.must(http.MethodPut, "/v1/agent/service/deregister/self", "")
-	eventually(t, 40*time.Second, "the target is gone with the service", func() bool { return len(targets()) == 0 })
 }
 
 // TestHAProxyFollowsSRV lets HAProxy fill its backend from SRV answers, and take out what fails.
