@@ -283,5 +283,9 @@ func consulVersion() any {
 }
 
 func printConsulVersion(w io.Writer) {
-	fmt.Fprintf(w, "Consul v%s\nRevision %s\nThis is Muster v%s, which speaks the interfaces of that version\n\n", version.Consul, version.Revision(), version.Version)
+	fmt.Fprintf(w, "Consul v%s\n", version.Consul)
+	if rev := version.Revision(); rev != "" {
+		fmt.Fprintf(w, "Revision %s\n", rev)
+	}
+	fmt.Fprintf(w, "This is Muster v%s, which speaks the interfaces of that version\n\n", version.Version)
 }

@@ -114,7 +114,7 @@ before arguments, CONSUL_HTTP_ADDR and its like are obeyed, and exit codes are c
 		return &exitError{0, nil} // code 0: done
 	}
 	c.bind(root)
-	root.AddCommand(agentCommand(), versionCommand(c), validateCommand())
+	root.AddCommand(agentCommand(), versionCommand(c), validateCommand(c))
 	root.AddCommand(sharedCommands(c)...)
 	root.AddCommand(consulKV(c), consulServices(c))
 	for name, why := range outOfScope {

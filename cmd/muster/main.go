@@ -118,7 +118,7 @@ and answers by DNS and HTTP. Start with:
 		},
 	}
 	c.bind(root)
-	root.AddCommand(agentCommand(), versionCommand(c), validateCommand())
+	root.AddCommand(agentCommand(), versionCommand(c), validateCommand(c))
 	root.AddCommand(sharedCommands(c)...)
 	root.AddCommand(kvCommand(c), servicesCommand(c), nodesCommand(c), healthCommand(c))
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
