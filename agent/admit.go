@@ -3,27 +3,24 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/musterhq/muster/consensus"
 	"github.com/musterhq/muster/membership"
 )
 
 // admitEvery is how soon a server that could not be added to the consensus is tried again.
 const admitEvery = 10 * time.Second
 
-// admit is the leader's job that gives live servers their vote. It stands apart from reconcile because it waits
-// for machines that may not answer, and the death of a node must not wait with it.
+// admit is the leader's job that brings live servers into the consensus, without a vote at first (autopilot gives
+// it), and keeps their addresses true. It stands apart from reconcile because it waits for machines that may not
+// answer, and the death of a node must not wait with it.
 func (a *Agent) admit(ctx context.Context) {
 	for {
 		again := reconcileEvery
-		for _, m := range a.pool.Members() {
-			if !isServer(m) || m.Status != membership.StatusAlive {
-				continue
-			}
-			if err := a.admitServer(ctx, m); err != nil && ctx.Err() == nil {
-				a.log.Warn("server could not be added to the consensus", "node", m.Name, "error", err)
-				again = admitEvery
-			}
+		if a.admitAll(ctx) != nil {
+			again = admitEvery
 		}
 		t := time.NewTimer(again)
 		select {
@@ -45,8 +42,36 @@ func nudge(c chan<- struct{}) {
 	}
 }
 
+// admitAll looks at every server once. Each failure is logged; the result is the last.
+func (a *Agent) admitAll(ctx context.Context) (last error) {
+	failed := func(what, node string, err error) {
+		if err != nil && ctx.Err() == nil {
+			a.log.Warn(what, "node", node, "error", err)
+			last = err
+		}
+	}
+	records := readMembers(a.tree.Snap())
+	for _, m := range a.pool.Members() {
+		if isServer(m) && m.Status == membership.StatusAlive && !records.removedServer(m.ID()) {
+			failed("server could not be added to the consensus", m.Name, a.admitServer(ctx, m, records))
+		}
+	}
+	servers, err := a.raft.Servers()
+	if err != nil {
+		return err
+	}
+	for _, s := range servers {
+		if records.removedServer(s.ID) {
+			failed("server that was removed for good could not be taken out of the consensus", s.ID, a.raft.RemoveServer(ctx, s.ID, false))
+			continue
+		}
+		failed("keeping the id that was announced for a server", s.ID, a.claim(ctx, s))
+	}
+	return last
+}
+
 // admitServer adds a server that gossip has found to the consensus, or moves it when its address changed.
-func (a *Agent) admitServer(ctx context.Context, m membership.Member) error {
+func (a *Agent) admitServer(ctx context.Context, m membership.Member, records memberRecords) error {
 	if m.ID() == "" || m.ServerAddr() == "" {
 		return fmt.Errorf("server %s does not say its id and address", m.Name)
 	}
@@ -57,18 +82,48 @@ func (a *Agent) admitServer(ctx context.Context, m membership.Member) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range servers {
-		if s.ID == m.ID() && s.Addr == m.ServerAddr() {
-			return nil
-		}
+	addr := a.published(ctx, m, records)
+	if slices.ContainsFunc(servers, func(s consensus.Server) bool { return s.ID == m.ID() && s.Addr == addr }) {
+		return nil
 	}
-	// A voter that cannot be reached costs the cluster a part of its majority. Gossip proves nothing about the other
-	// port: a firewall or a certificate may be in the way.
-	if err := a.answers(ctx, m.ServerAddr()); err != nil {
-		return fmt.Errorf("its server port gives no answer: %w", err)
+	// A server that cannot be reached would cost the cluster a part of its majority. Gossip proves nothing about the
+	// other port: a firewall or a certificate may be in the way, or another machine.
+	if err := a.answersAs(ctx, addr, m.ID()); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	a.log.Info("adding a server to the consensus", "node", m.Name, "address", m.ServerAddr())
-	return a.raft.AddVoter(ctx, m.ID(), m.ServerAddr())
+	a.log.Info("adding a server to the consensus", "node", m.Name, "address", addr)
+	return a.raft.AddNonvoter(ctx, m.ID(), addr) // a voter that moved stays one
+}
+
+// published is the address at which the consensus should reach a server: the one it gives itself, unless a client has
+// published another one and the server answers there.
+func (a *Agent) published(ctx context.Context, m membership.Member, records memberRecords) string {
+	for _, rec := range records.known {
+		if rec.Node != m.ID() || rec.names(m.ServerAddr()) {
+			continue
+		}
+		for _, u := range rec.PeerURLs {
+			if addr := hostOf(u); addr != "" && addr != rec.Addr && a.answersAs(ctx, addr, m.ID()) == nil {
+				return addr
+			}
+		}
+	}
+	return m.ServerAddr()
+}
+
+// answersAs makes sure that the agent with that UUID, and no other, answers at a server's port: the connection works,
+// and under TLS either side has accepted the other's certificate.
+func (a *Agent) answersAs(ctx context.Context, addr, id string) error {
+	var self struct {
+		Config struct{ NodeID string }
+	}
+	if err := a.askServer(ctx, addr, "/v1/agent/self", &self); err != nil {
+		return fmt.Errorf("its server port %s gives no answer: %w", addr, err)
+	}
+	if got := self.Config.NodeID; got != id {
+		return fmt.Errorf("at its server port %s another agent answers, %s", addr, got)
+	}
+	return nil
 }

@@ -5,7 +5,7 @@
 //	cfg, warnings, err := agent.Load(os.Args[2:], os.Environ(), os.Stderr)
 //	a, err := agent.Start(ctx, cfg, agent.Options{Log: os.Stderr, Banner: os.Stdout})
 //	...
-//	a.Stop(ctx)         // or a.Leave(ctx): stop for good
+//	a.Stop(ctx)         // or a.Leave(false): stop for good
 //	<-a.Done()
 package agent
 
@@ -64,9 +64,12 @@ type Agent struct {
 	dialer *peer.Dialer
 	port   *peer.Server // nil on a proxy
 	pool   *membership.Pool
-	events *userEvents
 	relay  *proxy.Proxy
 	seen   seen
+
+	memberCache memberCache
+	unreachable atomic.Int64 // unix nanoseconds when no server could be reached last
+	autopilot   *autopilot   // nil on a proxy
 
 	registry *Registry
 	sync     *Sync
@@ -109,7 +112,6 @@ func Start(ctx context.Context, cfg Config, opts Options) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, opts: opts, started: time.Now(), done: make(chan struct{}), memberEvents: make(chan membership.Event, 1024), compareSoon: make(chan struct{}, 1), admitSoon: make(chan struct{}, 1), up: make(chan struct{})}
 	a.log = newLogger(&cfg, opts.Log)
-	a.events = newUserEvents(a)
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	if err := a.open(ctx); err != nil {
 		a.Stop()
@@ -244,7 +246,7 @@ func (a *Agent) openTree() error {
 	if err != nil {
 		return err
 	}
-	a.raft = node
+	a.raft, a.autopilot = node, newAutopilot(a)
 	a.store = &treeStore{node: node, tree: a.tree}
 	a.onStop("consensus", node.Close)
 	return nil
@@ -266,7 +268,7 @@ func (a *Agent) openRoutes() error {
 	}
 	a.relay, err = proxy.New(proxy.Config{
 		Self: self, Servers: a.servers, Leader: leader, Local: a.localHandler(), Transport: a.dialer.Transport(),
-		IsRefused: peer.IsRefused, Hold: a.cfg.Performance.RPCHoldTimeout, MaxBody: 16 << 20,
+		IsRefused: peer.IsRefused, Hold: a.cfg.Performance.RPCHoldTimeout, MaxBody: 16 << 20, OnError: a.relayFailed,
 		Logger: a.log.Named("proxy"), Metrics: a.metrics,
 	})
 	if err != nil {
@@ -305,6 +307,7 @@ func (a *Agent) startCluster(ctx context.Context) error {
 	if a.raft != nil {
 		a.raft.OnLeader("membership", a.reconcile)
 		a.raft.OnLeader("admission", a.admit)
+		a.raft.OnLeader("autopilot", a.autopilot.run)
 		a.raft.OnLeader("sessions", func(ctx context.Context) {
 			if err := a.consul.Sessions().Run(ctx); err != nil && ctx.Err() == nil {
 				a.log.Error("the keeper of sessions has ended", "error", err)
@@ -319,6 +322,7 @@ func (a *Agent) startCluster(ctx context.Context) error {
 			return err
 		}
 		go a.announceCluster()
+		go a.watchRemoval()
 	}
 	if err := a.join(ctx); err != nil {
 		return err

@@ -105,13 +105,6 @@ func (a *Agent) askServer(ctx context.Context, addr, path string, v any) error {
 	return json.Unmarshal(b, v)
 }
 
-// answers makes sure that an agent answers at a server's port, whatever it says: the connection works, and under
-// TLS either side has accepted the other's certificate.
-func (a *Agent) answers(ctx context.Context, addr string) error {
-	_, err := a.getFrom(ctx, addr, "/v1/status/leader?stale")
-	return err
-}
-
 func (a *Agent) getFrom(ctx context.Context, addr, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()

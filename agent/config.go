@@ -140,6 +140,13 @@ type Config struct {
 	RaftSnapshotInterval  time.Duration `key:"raft_snapshot_interval"`
 	RaftTrailingLogs      int           `key:"raft_trailing_logs"`
 
+	// Autopilot is what the leader does about servers that come and die, until an operator says otherwise by request.
+	Autopilot Autopilot `key:"autopilot"`
+
+	// MemberReservation is how long a server announced by an etcd client (member add) may take to come before the
+	// announcement is forgotten. Default: 1h.
+	MemberReservation time.Duration `key:"member_reservation_timeout"`
+
 	// GossipLAN tunes the gossip pool.
 	GossipLAN GossipConfig `key:"gossip_lan"`
 
@@ -294,13 +301,20 @@ type Performance struct {
 
 // Connect is the service mesh, of which only the root certificate exists (false).
 type Connect struct {
-	Enabled  bool     `key:"enabled"`
-	CAConfig CAConfig `key:"ca_config"`
+	Enabled bool `key:"enabled"`
 }
 
-// CAConfig names the trust domain of the root certificate; default: the cluster's id.
-type CAConfig struct {
-	ClusterID string `key:"cluster_id"`
+// Autopilot: CleanupDeadServers lets the leader remove servers that failed (default true). A server is healthy whose
+// last answer is no older than LastContactThreshold (200ms, never less than a heartbeat's patience) and that is at most
+// MaxTrailingLogs entries behind (250). ServerStabilizationTime is how long a new server has to be healthy before it
+// votes, and a dead one gone before it is removed (10s); a cluster of fewer than three voters does not wait for the
+// former. MinQuorum is the number of voters that a removal of the dead must leave (0: three).
+type Autopilot struct {
+	CleanupDeadServers      bool          `key:"cleanup_dead_servers"`
+	LastContactThreshold    time.Duration `key:"last_contact_threshold"`
+	MaxTrailingLogs         int           `key:"max_trailing_logs"`
+	MinQuorum               int           `key:"min_quorum"`
+	ServerStabilizationTime time.Duration `key:"server_stabilization_time"`
 }
 
 // GossipConfig tunes memberlist; the numbers are multipliers of log(n) or counts.
@@ -344,6 +358,8 @@ func Defaults() Config {
 		},
 		Performance:           Performance{RaftMultiplier: 1, LeaveDrainTime: 5 * time.Second, RPCHoldTimeout: 7 * time.Second},
 		RaftSnapshotThreshold: 16384, RaftSnapshotInterval: 30 * time.Second, RaftTrailingLogs: 10240,
+		Autopilot:         Autopilot{CleanupDeadServers: true, LastContactThreshold: 200 * time.Millisecond, MaxTrailingLogs: 250, ServerStabilizationTime: 10 * time.Second},
+		MemberReservation: time.Hour,
 		GossipLAN: GossipConfig{
 			GossipInterval: 100 * time.Millisecond, GossipNodes: 3, ProbeInterval: 500 * time.Millisecond,
 			ProbeTimeout: 250 * time.Millisecond, SuspicionMult: 4, RetransmitMult: 4,

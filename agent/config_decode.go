@@ -143,15 +143,7 @@ func (d *decoder) block(v reflect.Value, tree map[string]any, path string) {
 	fields := keyFields(v.Type())
 	for _, key := range sortedKeys(tree) {
 		at := path + key
-		i, ok := fields[key]
-		if name := snakeCase(key); !ok && name != key {
-			// Other agents of this family take field names as the HTTP API spells them too.
-			if _, twice := tree[name]; !twice {
-				i, ok = fields[name]
-				at = path + name
-			}
-		}
-		if ok {
+		if i, ok := fields[key]; ok {
 			d.value(v.Field(i), tree[key], at)
 			continue
 		}

@@ -2,15 +2,12 @@ package agent
 
 import (
 	"context"
-	"hash/fnv"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/musterhq/muster/api/consul"
 	"github.com/musterhq/muster/api/etcd"
 	"github.com/musterhq/muster/catalog"
-	"github.com/musterhq/muster/membership"
 	"github.com/musterhq/muster/proxy"
 )
 
@@ -77,65 +74,15 @@ func (a *Agent) openDialects() error {
 		Store: a.store, Datacenter: a.cfg.Datacenter, NodeName: a.cfg.NodeName, Logger: a.log, Metrics: a.metrics,
 		KVMaxValue: int64(a.cfg.Limits.KVMaxValueSize), TxnMaxBody: int64(a.cfg.Limits.TxnMaxReqLen), TxnMaxOps: a.cfg.Limits.TxnMaxOps,
 		QueryTime: a.cfg.DefaultQueryTime, MaxQueryTime: a.cfg.MaxQueryTime,
-		SessionTTL: [2]time.Duration{a.cfg.SessionTTLMin, 24 * time.Hour}, Peers: a.peers, Connect: a.cfg.Connect.Enabled,
-		TrustDomain: a.cfg.Connect.CAConfig.ClusterID,
+		SessionTTL: [2]time.Duration{a.cfg.SessionTTLMin, 24 * time.Hour}, Peers: a.peers, Operator: operator{a}, Keyring: operator{a}, Connect: a.cfg.Connect.Enabled,
 	})
 	var err error
-	members := a.etcdMembers()
 	a.etcd, err = etcd.New(etcd.Config{
-		Store: a.store, Name: a.cfg.NodeName, Members: members, ID: func() uint64 { return memberID(a.id) }, Logger: a.log, Metrics: a.metrics,
+		Store: a.store, Name: a.cfg.NodeName, Members: a.etcdMembers, Membership: clusterMembers{a}, ID: a.ownMemberID, Logger: a.log, Metrics: a.metrics,
 	})
 	if err != nil {
 		return err
 	}
 	a.agentAPI = a.newAgentAPI()
 	return nil
-}
-
-// memberID is the number by which clients of the hierarchical dialect know a server: a hash of its UUID.
-func memberID(id string) uint64 {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(id))
-	return h.Sum64()
-}
-
-// memberListAge is how old a list of members may be: gossip is asked at most that often, however many clients
-// ask for members.
-const memberListAge = 100 * time.Millisecond
-
-// etcdMembers lists the servers as that dialect shows them.
-func (a *Agent) etcdMembers() func() []etcd.Member {
-	type list struct {
-		at      time.Time
-		members []etcd.Member
-	}
-	var last atomic.Pointer[list]
-	return func() []etcd.Member {
-		if l := last.Load(); l != nil && time.Since(l.at) < memberListAge {
-			return l.members
-		}
-		l := &list{at: time.Now()}
-		leader := ""
-		voters := map[string]bool{}
-		if a.raft != nil {
-			leader, _ = a.raft.Leader()
-			if servers, err := a.raft.Servers(); err == nil {
-				for _, s := range servers {
-					voters[s.ID] = true
-				}
-			}
-		}
-		for _, m := range a.pool.Members() {
-			if !isServer(m) || m.Status == membership.StatusLeft || len(voters) > 0 && !voters[m.ID()] {
-				continue
-			}
-			em := etcd.Member{ID: memberID(m.ID()), Name: m.Name, PeerURLs: []string{a.scheme() + "://" + m.ServerAddr()}, Leader: m.ID() == leader}
-			if url := m.Tags[tagEtcd]; url != "" {
-				em.ClientURLs = []string{url}
-			}
-			l.members = append(l.members, em)
-		}
-		last.Store(l)
-		return l.members
-	}
 }

@@ -20,7 +20,7 @@ type local struct{ *Agent }
 func (a *Agent) newAgentAPI() *consul.AgentAPI {
 	l := local{a}
 	c := consul.AgentConfig{
-		Datacenter: a.cfg.Datacenter, Registry: a.registry, Members: l, Control: l, Info: l, Events: a.events,
+		Datacenter: a.cfg.Datacenter, Registry: a.registry, Members: l, Control: l, Info: l,
 		Version: consul.AgentVersion{SHA: version.Revision(), HumanVersion: version.Version},
 		Metrics: func(w http.ResponseWriter, r *http.Request) (any, error) { return a.memory.DisplayMetrics(w, r) },
 		Logs:    a.log, QueryTime: a.cfg.DefaultQueryTime, MaxQueryTime: a.cfg.MaxQueryTime,
@@ -75,8 +75,8 @@ func (l local) Join(ctx context.Context, addr string, wan bool) error {
 }
 
 // Leave leaves, and ends the agent once the request that asked for it has been answered.
-func (l local) Leave(context.Context) error {
-	if err := l.Agent.Leave(); err != nil {
+func (l local) Leave(_ context.Context, force bool) error {
+	if err := l.Agent.Leave(force); err != nil {
 		return err
 	}
 	go l.Stop()

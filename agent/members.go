@@ -3,10 +3,15 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"maps"
 	"net"
+	"net/http"
+	"net/url"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/musterhq/muster/internal/version"
@@ -120,10 +125,6 @@ func (a *Agent) join(ctx context.Context) error {
 // leader begins with everybody.
 func (a *Agent) followMembers() {
 	for ev := range a.pool.Events() {
-		if ev.Kind == membership.User {
-			a.events.receive(ev)
-			continue
-		}
 		for _, m := range ev.Members {
 			a.log.Info("membership", "event", ev.Kind, "node", m.Name, "address", m.GossipAddr(), "role", m.Role())
 			if ev.Kind == membership.Join && isServer(m) {
@@ -167,7 +168,7 @@ func (a *Agent) servers() []proxy.Server {
 	return out
 }
 
-// peers are the addresses of the voting servers for /v1/status/peers.
+// peers are the addresses of the servers, learners included, for /v1/status/peers.
 func (a *Agent) peers() []string {
 	if a.raft == nil {
 		return nil
@@ -183,34 +184,57 @@ func (a *Agent) peers() []string {
 	return out
 }
 
-// Leave leaves the cluster on purpose: the node and its services are removed from the catalog by the leader. The
-// agent keeps running until Stop.
-func (a *Agent) Leave() error {
+// ErrLastVotes: leaving would take the quorum away from those that stay.
+var ErrLastVotes = errors.New("the other servers could not go on without this one")
+
+// Leave leaves the cluster on purpose: the node and its services are removed from the catalog by the leader, and a
+// server gives up its vote first. When the other servers would lose their quorum by that, it fails with
+// ErrLastVotes and nothing has happened, unless forced. The agent keeps running until Stop.
+func (a *Agent) Leave(force bool) error {
 	a.log.Info("leaving the cluster")
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	var errs []error
-	a.endSync() // or it would bring back what the leader is about to remove
 	if a.raft != nil {
-		errs = append(errs, a.leaveConsensus(ctx))
+		if err := a.leaveConsensus(ctx); err != nil && !force {
+			return err
+		} else if err != nil {
+			a.log.Warn("leaving all the same", "error", err)
+		}
 	}
-	errs = append(errs, a.pool.Leave(ctx))
+	a.endSync() // or it would bring back what the leader is about to remove
+	err := a.pool.Leave(ctx)
 	// Others learn of it while this agent still answers what is under way.
 	rest(ctx, a.cfg.Performance.LeaveDrainTime)
-	return errors.Join(errs...)
+	return err
 }
 
-// leaveConsensus gives up this server's vote when others can go on without it. The last server keeps it: there is
-// nobody to hand the data to, and a restart finds it again.
+// leaveConsensus gives up this server's vote when others can go on without it; the leader decides, so leadership goes
+// first. The last server keeps it: there is nobody to hand the data to, and a restart finds it again.
 func (a *Agent) leaveConsensus(ctx context.Context) error {
 	list, err := a.raft.Servers()
-	if err != nil || len(list) < 2 {
+	if err != nil || len(list) < 2 || !a.inConsensus() {
 		return err
 	}
 	if a.raft.IsLeader() {
+		if err := a.raft.MayRemove(a.id); err != nil {
+			return fmt.Errorf("%w: %w", ErrLastVotes, err)
+		}
 		if err := a.raft.TransferLeadership(ctx, ""); err != nil {
-			return err
+			return fmt.Errorf("%w: leadership could not be handed over: %w", ErrLastVotes, err)
 		}
 	}
-	return nil // the new leader removes us when gossip tells it that we left
+	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, "/v1/operator/raft/peer?id="+url.QueryEscape(a.id), nil)
+	if err != nil {
+		return err
+	}
+	resp, err := a.call(req)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrLastVotes, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+		return fmt.Errorf("%w: the leader says: %s", ErrLastVotes, strings.TrimSpace(string(text)))
+	}
+	return nil // should it be added again before gossip tells the leader that we left, the leader removes it again then
 }

@@ -39,7 +39,7 @@ func (f *fakeNode) Join(_ context.Context, addr string, wan bool) error {
 	f.calls = append(f.calls, fmt.Sprintf("join %s %t", addr, wan))
 	return nil
 }
-func (f *fakeNode) Leave(context.Context) error { f.calls = append(f.calls, "leave"); return nil }
+func (f *fakeNode) Leave(context.Context, bool) error { f.calls = append(f.calls, "leave"); return nil }
 func (f *fakeNode) ForceLeave(_ context.Context, node string, prune, wan bool) error {
 	if node == "none" {
 		return consul.ErrNoSuchMember

@@ -10,13 +10,14 @@ import (
 
 	"github.com/musterhq/muster/api"
 	"github.com/musterhq/muster/api/consul"
+	"github.com/musterhq/muster/api/etcd"
 	"github.com/musterhq/muster/proxy"
 )
 
 // table composes the one table of routes. What is Local runs on the agent that was asked; what is Cluster runs
 // here only if this agent is a server that may answer it, and is relayed otherwise:
 //
-//	/v1/agent/…, /v1/event/…, /metrics, /debug/pprof/    local
+//	/v1/agent/…, /metrics, /debug/pprof/    local
 //	/v1/kv, /v1/catalog, /v1/health, /v1/session, /v1/status, /v1/acl, /v2/…, /version, /health    cluster
 //
 // The same table serves the client listeners and the port between agents, so a relayed request is the client's
@@ -27,6 +28,9 @@ func (a *Agent) table() []api.Route {
 	rows = append(rows, a.localRoutes()...)
 	rows = append(rows, a.consul.Routes()...)
 	rows = append(rows, a.etcd.Routes()...)
+	if a.raft == nil {
+		rows = append(rows, etcd.ProxyRoute(a.clientURLs))
+	}
 	for i := range rows {
 		if rows[i].Where == api.Cluster {
 			rows[i] = a.clustered(rows[i])

@@ -59,7 +59,7 @@ func (n *Node) AddNonvoter(ctx context.Context, id, addr string) error {
 
 // DemoteVoter takes a server's vote. Like RemoveServer it refuses to lose the quorum unless forced.
 func (n *Node) DemoteVoter(ctx context.Context, id string, force bool) error {
-	if err := n.mayLose(id); err != nil && !force {
+	if err := n.MayRemove(id); err != nil && !force {
 		return err
 	}
 	return n.reconfigure(ctx, "", func() raft.IndexFuture { return n.raft.DemoteVoter(raft.ServerID(id), 0, 0) })
@@ -68,14 +68,15 @@ func (n *Node) DemoteVoter(ctx context.Context, id string, force bool) error {
 // RemoveServer takes a server out of the cluster; an unknown id is no error. Unless forced it fails with ErrQuorum
 // when those that remain, as far as they have answered lately, are too few to commit anything.
 func (n *Node) RemoveServer(ctx context.Context, id string, force bool) error {
-	if err := n.mayLose(id); err != nil && !force {
+	if err := n.MayRemove(id); err != nil && !force {
 		return err
 	}
 	return n.reconfigure(ctx, "", func() raft.IndexFuture { return n.raft.RemoveServer(raft.ServerID(id), 0, 0) })
 }
 
-// mayLose says whether the cluster keeps a live quorum without the vote of id.
-func (n *Node) mayLose(id string) error {
+// MayRemove says whether the cluster keeps a live quorum without the vote of id: nil, or ErrQuorum with the figures.
+// Only the leader knows (ErrNotLeader elsewhere, unless id has no vote).
+func (n *Node) MayRemove(id string) error {
 	servers, err := n.Servers()
 	if err != nil {
 		return err

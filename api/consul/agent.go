@@ -42,8 +42,8 @@ type LocalMembers interface {
 type LocalControl interface {
 	Join(ctx context.Context, addr string, wan bool) error
 	// Leave leaves the cluster for good. It returns when that is done, before the listeners close, so that it can be
-	// answered.
-	Leave(ctx context.Context) error
+	// answered. A server refuses when the others would lose their quorum by it, unless forced.
+	Leave(ctx context.Context, force bool) error
 	// ForceLeave turns a failed member into one that left; prune removes it from the list. Unknown: ErrNoSuchMember.
 	ForceLeave(ctx context.Context, node string, prune, wan bool) error
 	Reload(ctx context.Context) error
@@ -97,7 +97,6 @@ type AgentConfig struct {
 	Members    LocalMembers
 	Control    LocalControl
 	Info       LocalInfo
-	Events     LocalEvents
 
 	// Metrics gives the last interval's metrics, such as InmemSink.DisplayMetrics does; Prometheus serves them as
 	// text, nil when its retention time is not positive.
@@ -148,7 +147,7 @@ const (
 // Routes is this part of the table of routes.
 func (a *AgentAPI) Routes() []api.Route {
 	const get, put = http.MethodGet, http.MethodPut
-	return append(a.eventRoutes(),
+	return []api.Route{
 		newRoute("/v1/agent/self", api.Local, a.self, get),
 		newRoute("/v1/agent/version", api.Local, a.version, get),
 		newRoute("/v1/agent/host", api.Local, a.host, get),
@@ -178,7 +177,7 @@ func (a *AgentAPI) Routes() []api.Route {
 		newRoute(pathForceLeave, api.Local, a.forceLeave, put),
 		newRoute("/v1/agent/reload", api.Local, a.reload, put),
 		newRoute(pathToken, api.Local, a.token, put),
-	)
+	}
 }
 
 // argument is the part of the path after a route's prefix; "" also when the prefix itself was asked for.

@@ -137,12 +137,16 @@ func (a *AgentAPI) mayControl(r *http.Request) error {
 	return a.allow(r, "agent", "", true)
 }
 
-// leave is PUT /v1/agent/leave.
+// leave is PUT /v1/agent/leave; ?force overrides a refusal.
 func (a *AgentAPI) leave(w http.ResponseWriter, r *http.Request) error {
 	if err := a.mayControl(r); err != nil {
 		return err
 	}
-	return done(w, a.cfg.Control.Leave(r.Context()))
+	p, err := parseParams(r.URL.RawQuery)
+	if err != nil {
+		return err
+	}
+	return done(w, a.cfg.Control.Leave(r.Context(), p.has("force")))
 }
 
 // forceLeave is PUT /v1/agent/force-leave/:node.

@@ -41,9 +41,10 @@ type Config struct {
 	MaxQueryTime time.Duration    // 0 = DefaultMaxQueryTime
 	SessionTTL   [2]time.Duration // smallest and largest TTL of a session; zero = 10 s and 24 h
 	Peers        func() []string  // addresses (host:port) of the servers for status/peers; nil = only the leader's
+	Operator     Operator         // the servers; nil = no operator endpoints for them
+	Keyring      Keyring          // the keys of the gossip; nil = no endpoint for them
 	Authorizer   Authorizer       // nil = everything is allowed
 	Connect      bool             // make and show a root certificate of the mesh, see connectRoutes
-	TrustDomain  string           // of that certificate, without ".consul"; default the cluster's id
 	CacheBytes   int64            // limit of the encoded answers kept, 0 = api.DefaultBodyCacheBytes
 }
 
@@ -98,6 +99,7 @@ func (a *API) Routes() []api.Route {
 	rs = append(rs, a.txnRoutes()...)
 	rs = append(rs, a.sessionRoutes()...)
 	rs = append(rs, a.statusRoutes()...)
+	rs = append(rs, a.operatorRoutes()...)
 	rs = append(rs, a.aclRoutes()...)
 	rs = append(rs, a.connectRoutes()...)
 	for i := range rs {

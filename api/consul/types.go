@@ -250,9 +250,9 @@ func addressesTo(m map[string]ServiceAddress) map[string]catalog.Address {
 	return out
 }
 
-func orEmpty(s []string) []string {
+func orEmpty[T any](s []T) []T {
 	if s == nil {
-		return []string{}
+		return []T{}
 	}
 	return s
 }

@@ -69,6 +69,7 @@ type Config struct {
 	Store         api.Store
 	Name          string           // name of this server
 	Members       func() []Member  // the servers of the cluster, this one included; any order. Called from any goroutine
+	Membership    Membership       // changes the members; nil: they are fixed
 	Stats         func() Stats     // nil: the figures are left at zero
 	ID            func() uint64    // member id of this server; nil: the Member called Name
 	ServerVersion string           // "etcdserver" of /version; "" = Release
@@ -147,9 +148,11 @@ func (d *Dialect) Routes() []api.Route {
 	}
 	keys := row("/v2/keys/", api.Cluster, d.serveKeys)
 	keys.Target, keys.Resume = keysTarget, resumeWatch
+	members := row("/v2/members/", api.Cluster, d.serveMembers)
+	members.Target = membersTarget
 	return []api.Route{
 		keys,
-		row("/v2/members/", api.Cluster, d.serveMembers),
+		members,
 		row("/v2/machines", api.Cluster, d.serveMachines),
 		row("/v2/stats/self", api.Cluster, d.serveStatsSelf),
 		row("/v2/stats/leader", api.Cluster, d.serveStatsLeader),

@@ -317,7 +317,8 @@ func TestMembers(t *testing.T) {
 		{ID: 0xc0},
 	}
 	u := serve(t, newMemory(t, kv.Options{}), func(c *etcd.Config) {
-		c.Members = func() []etcd.Member { return list }
+		fake := &fakeMembers{list: list}
+		c.Members, c.Membership = fake.all, fake
 		c.Stats = func() etcd.Stats {
 			return etcd.Stats{AppendsSent: 5, Followers: []etcd.Peer{{ID: 0xb0, Average: 0.5, SuccessfulAppends: 7}}}
 		}
@@ -338,15 +339,20 @@ func TestMembers(t *testing.T) {
 		method, path, body string
 		status             int
 	}{
-		{"POST", "", `{"peerURLs":["http://127.0.0.1:9"]}`, 501},
+		{"POST", "", `{"peerURLs":["http://127.0.0.1:9"]}`, 201},
+		{"POST", "", `{"peerURLs":["http://127.0.0.1:9"]}`, 409},
 		{"POST", "", `{"peerURLs":["127.0.0.1:9"]}`, 400},
 		{"POST", "", `{"peerURLs":["http://127.0.0.1"]}`, 400},
 		{"POST", "", `{"peerURLs":["http://127.0.0.1:9/x"]}`, 400},
 		{"POST", "", `{"peerURLs":["ftp://127.0.0.1:9"]}`, 400},
 		{"PUT", "/b0", `{"peerURLs":["http://127.0.0.1:1"]}`, 409},
-		{"PUT", "/b0", `{"peerURLs":["http://127.0.0.1:2"]}`, 501},
+		{"PUT", "/b0", `{"peerURLs":["http://127.0.0.1:2"]}`, 204},
 		{"PUT", "/ff", `{"peerURLs":["http://127.0.0.1:2"]}`, 404},
-		{"DELETE", "/b0", "", 501},
+		{"PUT", "/b0x", `no JSON`, 404},
+		{"PUT", "/ff", `no JSON`, 400},
+		{"DELETE", "/b0", "", 204},
+		{"DELETE", "/b0", "", 410},
+		{"PUT", "/b0", `{"peerURLs":["http://127.0.0.1:2"]}`, 500},
 		{"DELETE", "/ff", "", 404},
 		{"DELETE", "", "", 405},
 	} {
@@ -355,6 +361,26 @@ func TestMembers(t *testing.T) {
 			t.Errorf("%s %s %s: %d %s, want %d", c.method, c.path, c.body, a.status, a.body, c.status)
 		}
 	}
+}
+
+// TestMembersRefused: whatever stands in the way of a change, the client of this dialect reads a 500, but a server that
+// does not lead says so to the relay.
+func TestMembersRefused(t *testing.T) {
+	for err, status := range map[error]int{errors.New("no quorum"): 500, api.ErrUnknownOutcome: 500, api.ErrNotLeader: 503, etcd.ErrMemberExists: 409} {
+		u := serve(t, newMemory(t, kv.Options{}), func(c *etcd.Config) { c.Membership = &fakeMembers{err: err} })
+		for _, method := range []string{"POST", "PUT", "DELETE"} {
+			path := "/v2/members/a"
+			if method == "POST" {
+				path = "/v2/members"
+			}
+			a := call(t, method, u+path, `{"peerURLs":["http://127.0.0.1:9"]}`, "Content-Type", "application/json")
+			if a.status != status || status == 500 && a.body != `{"message":"Internal Server Error"}` {
+				t.Errorf("%s with %v: %d %s, want %d", method, err, a.status, a.body, status)
+			}
+		}
+	}
+	u := serve(t, newMemory(t, kv.Options{}), func(c *etcd.Config) { c.Membership = nil })
+	want(t, call(t, "DELETE", u+"/v2/members/a", ""), 501, `{"message":"the members of this server are fixed"}`)
 }
 
 func TestCounts(t *testing.T) {

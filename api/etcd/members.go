@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -12,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/musterhq/muster/api"
 )
 
 const membersMethods = "GET,POST,DELETE,PUT"
@@ -74,16 +77,26 @@ func (d *Dialect) serveMembers(w http.ResponseWriter, r *http.Request) {
 		methodNotAllowed(w, membersMethods)
 		return
 	}
-	members := slices.Clone(d.cfg.Members())
-	slices.SortFunc(members, func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
-	switch r.Method {
-	case http.MethodGet:
+	switch {
+	case r.Method == http.MethodGet:
+		members := slices.Clone(d.cfg.Members())
+		slices.SortFunc(members, func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
 		d.getMembers(w, id, members)
-	case http.MethodPost:
-		d.addMember(w, r, members)
+	case d.cfg.Membership == nil:
+		d.sendJSON(w, http.StatusNotImplemented, message{"the members of this server are fixed"})
+	case r.Method == http.MethodPost:
+		d.addMember(w, r)
 	default:
-		d.changeMember(w, r, id, members)
+		d.changeMember(w, r, id)
 	}
+}
+
+// membersTarget: every server can list the members, the leader changes them.
+func membersTarget(r *http.Request) api.Target {
+	if r.Method == http.MethodPost || r.Method == http.MethodPut || r.Method == http.MethodDelete {
+		return api.Leader
+	}
+	return api.Any
 }
 
 func (d *Dialect) getMembers(w http.ResponseWriter, id string, members []Member) {
@@ -108,65 +121,85 @@ func (d *Dialect) getMembers(w http.ResponseWriter, id string, members []Member)
 	}
 }
 
-// Servers come and go by gossip and are given their vote by the leader, so a request that would change the list
-// is checked as etcd checks it and then refused with what to do instead.
-const (
-	refuseAdd    = "members are not added by request: start the new server with -retry-join and it joins by itself"
-	refuseUpdate = "members are not updated by request: restart the server with its new address"
-	refuseRemove = "members are not removed by request: make the server leave, or force it out with 'muster force-leave'"
+// Membership changes the servers of the cluster. It is called on the leader only; each call returns when the change
+// is committed. Besides the errors below it fails as api.Store.Propose does, and with errors of its own when a change
+// is refused, for instance because the cluster would lose its quorum: clients then see no more than a 500, as from
+// etcd, and the log has the reason.
+type Membership interface {
+	// Add announces a server that will come with these addresses. Errors: ErrPeerURL, ErrMemberExists.
+	Add(ctx context.Context, peerURLs []string) (Member, error)
+	// Update publishes other addresses of a member. Errors: ErrNoMember, ErrMemberRemoved, ErrPeerURL.
+	Update(ctx context.Context, id uint64, peerURLs []string) error
+	// Remove takes a member out for good. Errors: ErrNoMember, ErrMemberRemoved.
+	Remove(ctx context.Context, id uint64) error
+}
+
+// Errors of a Membership. Test with errors.Is; the first two texts are what clients read.
+var (
+	ErrPeerURL       = errors.New("membership: peerURL exists")
+	ErrMemberExists  = errors.New("membership: ID exists")
+	ErrNoMember      = errors.New("membership: no such member")
+	ErrMemberRemoved = errors.New("membership: member was removed for good")
 )
 
-func (d *Dialect) addMember(w http.ResponseWriter, r *http.Request, members []Member) {
+func (d *Dialect) addMember(w http.ResponseWriter, r *http.Request) {
 	urls, ok := d.readURLs(w, r)
 	if !ok {
 		return
 	}
-	for _, m := range members {
-		for _, u := range m.PeerURLs {
-			if slices.Contains(urls, u) {
-				d.sendJSON(w, http.StatusConflict, message{"membership: peerURL exists"})
-				return
-			}
-		}
+	ctx, cancel := context.WithTimeout(r.Context(), d.cfg.Timeout)
+	defer cancel()
+	m, err := d.cfg.Membership.Add(ctx, urls)
+	if err != nil {
+		d.refuseMember(w, r, "", err)
+		return
 	}
-	d.sendJSON(w, http.StatusNotImplemented, message{refuseAdd})
+	d.sendJSON(w, http.StatusCreated, m.json())
 }
 
-func (d *Dialect) changeMember(w http.ResponseWriter, r *http.Request, id string, members []Member) {
+func (d *Dialect) changeMember(w http.ResponseWriter, r *http.Request, id string) {
 	if id == "" {
 		methodNotAllowed(w, "")
 		return
 	}
 	n, err := strconv.ParseUint(id, 16, 64)
-	known := err == nil && slices.ContainsFunc(members, func(m Member) bool { return m.ID == n })
-	if !known && (err != nil || r.Method == http.MethodDelete) {
-		d.sendJSON(w, http.StatusNotFound, message{"No such member: " + id})
+	if err != nil {
+		d.refuseMember(w, r, id, ErrNoMember)
 		return
 	}
+	ctx, cancel := context.WithTimeout(r.Context(), d.cfg.Timeout)
+	defer cancel()
 	if r.Method == http.MethodDelete {
-		d.sendJSON(w, http.StatusNotImplemented, message{refuseRemove})
+		err = d.cfg.Membership.Remove(ctx, n)
+	} else {
+		urls, ok := d.readURLs(w, r)
+		if !ok {
+			return
+		}
+		err = d.cfg.Membership.Update(ctx, n, urls)
+	}
+	if err != nil {
+		d.refuseMember(w, r, id, err)
 		return
 	}
-	urls, ok := d.readURLs(w, r)
-	if !ok {
-		return
-	}
-	for _, m := range members {
-		if m.ID == n {
-			continue
-		}
-		for _, u := range m.PeerURLs {
-			if known && slices.Contains(urls, u) {
-				d.sendJSON(w, http.StatusConflict, message{"membership: peerURL exists"})
-				return
-			}
-		}
-	}
-	if !known {
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// refuseMember answers a change of the members that failed.
+func (d *Dialect) refuseMember(w http.ResponseWriter, r *http.Request, id string, err error) {
+	switch {
+	case errors.Is(err, api.ErrNotLeader):
+		api.WriteStoreError(w, err) // the relay asks the leader
+	case errors.Is(err, ErrPeerURL), errors.Is(err, ErrMemberExists):
+		d.sendJSON(w, http.StatusConflict, message{err.Error()})
+	case errors.Is(err, ErrNoMember):
 		d.sendJSON(w, http.StatusNotFound, message{"No such member: " + id})
-		return
+	case errors.Is(err, ErrMemberRemoved) && r.Method == http.MethodDelete:
+		d.sendJSON(w, http.StatusGone, message{"Member permanently removed: " + id})
+	default:
+		d.log.Warn("change of the members was refused", "method", r.Method, "member", id, "error", err)
+		d.sendJSON(w, http.StatusInternalServerError, message{"Internal Server Error"})
 	}
-	d.sendJSON(w, http.StatusNotImplemented, message{refuseUpdate})
 }
 
 // readURLs reads the peerURLs of a body and answers what is wrong with them.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -130,9 +131,13 @@ func serve(t testing.TB, m *memory, change func(*etcd.Config)) string {
 	t.Helper()
 	srv := httptest.NewUnstartedServer(nil)
 	url := "http://" + srv.Listener.Addr().String()
-	c := etcd.Config{Store: m, Name: "n1", Timeout: 2 * time.Second, Members: func() []etcd.Member {
-		return []etcd.Member{{ID: 0x8e9e05c52164694d, Name: "n1", PeerURLs: []string{"http://127.0.0.1:8300"}, ClientURLs: []string{url}, Leader: m.failing() == nil}}
-	}}
+	list := &fakeMembers{list: []etcd.Member{{ID: 0x8e9e05c52164694d, Name: "n1", PeerURLs: []string{"http://127.0.0.1:8300"}, ClientURLs: []string{url}}}}
+	all := func() []etcd.Member {
+		now := list.all()
+		now[0].Leader = m.failing() == nil
+		return now
+	}
+	c := etcd.Config{Store: m, Name: "n1", Timeout: 2 * time.Second, Members: all, Membership: list}
 	if change != nil {
 		change(&c)
 	}
@@ -147,4 +152,74 @@ func serve(t testing.TB, m *memory, change func(*etcd.Config)) string {
 		srv.Close()
 	})
 	return url
+}
+
+// fakeMembers stands for the servers of a cluster.
+type fakeMembers struct {
+	mu      sync.Mutex
+	list    []etcd.Member
+	removed map[uint64]bool
+	err     error // what every change fails with
+}
+
+func (m *fakeMembers) all() []etcd.Member {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.list)
+}
+
+func (m *fakeMembers) taken(id uint64, urls []string) bool {
+	return slices.ContainsFunc(m.list, func(o etcd.Member) bool {
+		return o.ID != id && slices.ContainsFunc(urls, func(u string) bool { return slices.Contains(o.PeerURLs, u) })
+	})
+}
+
+func (m *fakeMembers) find(id uint64) (int, error) {
+	i := slices.IndexFunc(m.list, func(o etcd.Member) bool { return o.ID == id })
+	switch {
+	case m.err != nil:
+		return 0, m.err
+	case m.removed[id]:
+		return 0, etcd.ErrMemberRemoved
+	case i < 0:
+		return 0, etcd.ErrNoMember
+	}
+	return i, nil
+}
+
+func (m *fakeMembers) Add(_ context.Context, urls []string) (etcd.Member, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.err != nil {
+		return etcd.Member{}, m.err
+	}
+	if m.taken(0, urls) {
+		return etcd.Member{}, etcd.ErrPeerURL
+	}
+	added := etcd.Member{ID: 0xadd0 + uint64(len(m.list)), PeerURLs: urls}
+	m.list = append(m.list, added)
+	return added, nil
+}
+
+func (m *fakeMembers) Update(_ context.Context, id uint64, urls []string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i, err := m.find(id)
+	if err == nil && m.taken(id, urls) {
+		err = etcd.ErrPeerURL
+	}
+	if err == nil {
+		m.list[i].PeerURLs = urls
+	}
+	return err
+}
+
+func (m *fakeMembers) Remove(_ context.Context, id uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i, err := m.find(id)
+	if err == nil {
+		m.list, m.removed = slices.Delete(m.list, i, i+1), map[uint64]bool{id: true}
+	}
+	return err
 }

@@ -72,7 +72,7 @@ func serve(a *agent.Agent, cfg agent.Config, signals <-chan os.Signal, errw io.W
 			leave := s == os.Interrupt && !cfg.SkipLeaveOnInterrupt || s == syscall.SIGTERM && cfg.LeaveOnTerminate
 			go func() {
 				if leave {
-					if err := a.Leave(); err != nil {
+					if err := a.Leave(false); err != nil {
 						fmt.Fprintf(errw, "leaving failed: %v\n", err)
 					}
 				}
@@ -82,7 +82,7 @@ func serve(a *agent.Agent, cfg agent.Config, signals <-chan os.Signal, errw io.W
 	}
 }
 
-func validateCommand(c *client) *cobra.Command {
+func validateCommand() *cobra.Command {
 	var format string
 	var quiet bool
 	cmd := &cobra.Command{
@@ -94,10 +94,7 @@ func validateCommand(c *client) *cobra.Command {
 			for _, w := range warnings {
 				fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s\n", w)
 			}
-			switch {
-			case err != nil && c.asConsul:
-				return plainly("Config validation failed: %s", err)
-			case err != nil:
+			if err != nil {
 				return fmt.Errorf("configuration is not valid:\n%w", err)
 			}
 			if !quiet {

@@ -88,10 +88,17 @@ func Start(t testing.TB, servers, proxies int, args ...string) *Cluster {
 // AddServer starts one more server, which joins through the others. It does not wait.
 func (c *Cluster) AddServer(t testing.TB, name string, args ...string) *Host {
 	t.Helper()
+	h := c.PlanServer(t, name, args...)
+	h.Start(t)
+	return h
+}
+
+// PlanServer is AddServer without the start: the host has its addresses, and runs once Start is called.
+func (c *Cluster) PlanServer(t testing.TB, name string, args ...string) *Host {
+	t.Helper()
 	h := c.newHost(t, name, append([]string{"-server"}, args...)...)
 	h.join(c)
 	c.Servers = append(c.Servers, h)
-	h.Start(t)
 	return h
 }
 
@@ -167,7 +174,7 @@ func (h *Host) Stop(testing.TB) {
 func (h *Host) Leave(t testing.TB) {
 	t.Helper()
 	if a := h.agent.Swap(nil); a != nil {
-		if err := a.Leave(); err != nil {
+		if err := a.Leave(false); err != nil {
 			t.Errorf("%s leaves: %v", h.Name, err)
 		}
 		a.Stop()

@@ -265,10 +265,18 @@ func TestProxyWithoutServers(t *testing.T) {
 	testcluster.Eventually(t, "DNS knows the service", func() bool { return lookup(p, "early.service.consul.") == 1 })
 	s.Stop(t)
 
-	for _, path := range []string{"/v1/kv/x", "/v2/keys/x?value=1"} {
-		begin := time.Now()
+	for _, want := range []struct {
+		path   string
+		status int
+		text   string
+	}{
+		{"/v1/kv/x", http.StatusInternalServerError, "no server of the cluster could be reached"},
+		{"/v2/keys/x?value=1", http.StatusBadGateway, "httpproxy: unable to get response from 1 endpoint(s)"},
+		{"/v2/keys/x?value=1", http.StatusServiceUnavailable, "httpproxy: zero endpoints currently available"},
+	} {
+		path, begin := want.path, time.Now()
 		a := p.Do(http.MethodPut, path, "")
-		if a.Status != http.StatusInternalServerError || !strings.Contains(a.Body, "no server of the cluster could be reached") {
+		if a.Status != want.status || !strings.Contains(a.Body, want.text) {
 			t.Errorf("PUT %s without servers answers %d %q", path, a.Status, a.Body)
 		}
 		if took := time.Since(begin); took > testcluster.Patience/3 {

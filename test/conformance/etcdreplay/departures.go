@@ -7,11 +7,9 @@ func Departures() map[string]string {
 		"stream-from-history-gives-one-old-event-then-stops/6": "a stream from the past goes on instead of falling silent for ever",
 		"history-window-cleared":                               "more than 1000 events are kept",
 		"history-window-edge":                                  "more than 1000 events are kept",
-		"update-member":                                        "the address of a server is not changed by request",
-		"add-member-to-single-node":                            "servers join by gossip and are not added by request",
 		"debug-vars":                                           "the internals of the process are not published under this path",
 		"cors-default":                                         "browsers may only call from origins that the configuration names",
 		"auth.jsonl":                                           "users and roles of the v2 interface are not offered",
-		"cluster.jsonl":                                        "starts servers of its own",
+		"no-leader":                                            "an announced server that has not come costs no quorum",
 	}
 }

@@ -139,6 +139,9 @@ func normalBody(v any, name string, base int64, sortNodes, loose bool) any {
 		case name == "expiration" && timeForm.MatchString(v):
 			return "<time>"
 		case name == "key" || name == "cause":
+			if loose {
+				v = names20(v, func(string) string { return "<seq>" })
+			}
 			return normalText(v, base)
 		}
 	}

@@ -13,8 +13,10 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -32,6 +34,22 @@ type Options struct {
 	Fresh func(t *testing.T) string
 	// Destructive also runs the cases after which the server cannot be used any more. They need Fresh.
 	Destructive bool
+	// Stage gives the servers of a case that starts and stops some itself; second is the name that the second server
+	// will get, "" when there is none. Nil: such cases are left out.
+	Stage func(t *testing.T, second string) Stage
+	// Loose says of cases why their indexes are only compared as zero or not.
+	Loose map[string]string
+	// Behind: the URL is that of an agent in front of the members. Then ENDPOINT is what the first member says.
+	Behind bool
+}
+
+// Stage are the servers of one case. The first is running and fresh when the case begins.
+type Stage interface {
+	URL() string                                 // of the first server
+	Second() (peer, client string)               // URLs that the second server has, or will have once it runs
+	StartSecond(t *testing.T)                    // starts the second server, which joins the first; returns when it answers
+	StartProxy(t *testing.T, mode string) string // starts a proxy in front of the first server, returns its URL
+	StopFirst(t *testing.T)                      // stops the first server
 }
 
 // Step is one line of a recording.
@@ -57,6 +75,10 @@ type Step struct {
 	Fresh       bool            `json:"fresh"`
 	NeedsSpawn  bool            `json:"needs_spawn"`
 	Destructive bool            `json:"destructive"`
+	StartSecond string          `json:"start_second"`
+	StartProxy  string          `json:"start_proxy"`
+	StopServer  bool            `json:"stop_server"`
+	On          string          `json:"on"`
 }
 
 // Request is what a step sends. At most one of Form, RawBody and JSON is set.
@@ -113,11 +135,17 @@ func Run(t *testing.T, baseURL, file string, o Options) {
 		t.Run(steps[0].Case, func(t *testing.T) {
 			first := steps[0]
 			at := baseURL
+			var stage Stage
 			switch {
 			case o.Skip[first.Case] != "":
 				t.Skip(o.Skip[first.Case])
-			case first.NeedsSpawn:
+			case first.NeedsSpawn && o.Stage == nil:
 				t.Skip("starts servers of its own")
+			case first.Destructive && !o.Destructive && first.NeedsSpawn:
+				t.Skip("leaves the server unusable")
+			case first.NeedsSpawn:
+				stage = o.Stage(t, secondName(steps))
+				at = stage.URL()
 			case first.Destructive && (!o.Destructive || o.Fresh == nil):
 				t.Skip("leaves the server unusable")
 			case first.Fresh && o.Fresh != nil:
@@ -127,9 +155,20 @@ func Run(t *testing.T, baseURL, file string, o Options) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			runCase(t, target, steps, o.Skip)
+			target.behind = o.Behind && stage == nil
+			runCase(t, target, stage, steps, &o)
 		})
 	}
+}
+
+// secondName is the name of the second server that a case starts.
+func secondName(steps []Step) string {
+	for i := range steps {
+		if steps[i].StartSecond != "" {
+			return steps[i].StartSecond
+		}
+	}
+	return "second"
 }
 
 func newTarget(base string) (*target, error) {
@@ -143,7 +182,8 @@ func newTarget(base string) (*target, error) {
 	return &target{url: u}, nil
 }
 
-func runCase(t *testing.T, g *target, steps []Step, skip map[string]string) {
+func runCase(t *testing.T, g *target, stage Stage, steps []Step, o *Options) {
+	t.Helper()
 	recorded := steps[0].Base
 	if err := g.prepare(recorded); err != nil {
 		t.Fatal(err)
@@ -152,11 +192,15 @@ func runCase(t *testing.T, g *target, steps []Step, skip map[string]string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := &run{target: g, watches: make(map[string]*watch)}
+	run := &run{t: t, target: g, stage: stage, others: make(map[string]*target), watches: make(map[string]*watch)}
 	defer run.close()
+	if stage != nil {
+		names := g.substitutes()
+		names["{{SECOND_PEER}}"], names["{{SECOND_ENDPOINT}}"] = stage.Second()
+	}
 	for i := range steps {
 		s := &steps[i]
-		s.Loose = s.Loose || steps[0].Loose
+		s.Loose = s.Loose || steps[0].Loose || o.Loose[s.Case] != ""
 		var req *Request
 		if s.Request != nil {
 			req = shift(s.Request, recorded, base, g.substitutes())
@@ -165,7 +209,8 @@ func runCase(t *testing.T, g *target, steps []Step, skip map[string]string) {
 		if err != nil {
 			got = map[string]any{"error": err.Error()}
 		}
-		if s.AnyHead || skip[s.Case+"/"+strconv.Itoa(s.Step)] != "" {
+		run.learn(s, got)
+		if s.AnyHead || o.Skip[s.Case+"/"+strconv.Itoa(s.Step)] != "" {
 			continue
 		}
 		want, err := decode(s.Response)
@@ -197,7 +242,10 @@ func (s *Step) describe() string {
 
 // run is the state of one case.
 type run struct {
+	t       *testing.T
 	target  *target
+	stage   Stage              // nil: one server only
+	others  map[string]*target // "second", "proxy"
 	watches map[string]*watch
 }
 
@@ -219,9 +267,22 @@ func (r *run) step(s *Step, req *Request) (any, error) {
 	if s.SleepMS > 0 {
 		<-time.After(time.Duration(s.SleepMS) * time.Millisecond) // part of the exchange: a time to live runs out
 	}
+	if s.StartSecond != "" || s.StartProxy != "" || s.StopServer {
+		return r.change(s)
+	}
+	at := r.target
+	if s.On != "" {
+		if at = r.others[s.On]; at == nil {
+			return nil, fmt.Errorf("the server %q was not started", s.On)
+		}
+	}
 	switch {
 	case s.WatchStart != "":
-		w, head, err := r.target.watch(req, timeout(0, 3000))
+		limit := timeout(0, 3000)
+		if s.AnyHead {
+			limit = 0
+		}
+		w, head, err := at.watch(req, limit)
 		if err != nil {
 			return nil, err
 		}
@@ -241,13 +302,50 @@ func (r *run) step(s *Step, req *Request) (any, error) {
 			if err != nil {
 				return nil, err
 			}
-			if last, err = r.target.do(one, s.CORS); err != nil {
+			if last, err = at.do(one, s.CORS); err != nil {
 				return nil, err
 			}
 		}
 		return last, nil
 	case req != nil:
-		return r.target.do(req, s.CORS)
+		return at.do(req, s.CORS)
 	}
 	return nil, fmt.Errorf("step asks for nothing that this replayer knows")
+}
+
+// change starts or stops a server.
+func (r *run) change(s *Step) (any, error) {
+	if r.stage == nil {
+		return nil, errors.New("the case needs servers of its own")
+	}
+	var name, url string
+	switch {
+	case s.StopServer:
+		r.stage.StopFirst(r.t)
+		return map[string]any{"body": "<stopped>"}, nil
+	case s.StartSecond != "":
+		r.stage.StartSecond(r.t)
+		name = "second"
+		_, url = r.stage.Second()
+	default:
+		name, url = "proxy", r.stage.StartProxy(r.t, s.StartProxy)
+	}
+	other, err := newTarget(url)
+	if err != nil {
+		return nil, err
+	}
+	r.others[name] = other
+	return map[string]any{"body": "<started>"}, nil
+}
+
+// learn takes the id of the second member out of the answer that announced it.
+func (r *run) learn(s *Step, got any) {
+	if r.stage == nil || s.Request == nil || s.Request.Method != http.MethodPost || s.Request.Path != "/v2/members" {
+		return
+	}
+	answer, _ := got.(map[string]any)
+	body, _ := answer["body"].(map[string]any)
+	if id, ok := body["id"].(string); ok && r.target.names["{{SECOND_ID}}"] == "" {
+		r.target.names["{{SECOND_ID}}"] = id
+	}
 }

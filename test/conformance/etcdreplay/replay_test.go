@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -79,7 +80,8 @@ func TestAgainstEtcd(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(f), ".jsonl"), func(t *testing.T) {
 			t.Parallel()
 			start := func(t *testing.T) string { return startEtcd(t, bin) }
-			Run(t, start(t), f, Options{Fresh: start, Destructive: true})
+			stage := func(t *testing.T, second string) Stage { return newEtcdStage(t, bin, second) }
+			Run(t, start(t), f, Options{Fresh: start, Destructive: true, Stage: stage})
 		})
 	}
 }
@@ -87,9 +89,22 @@ func TestAgainstEtcd(t *testing.T) {
 func startEtcd(t *testing.T, bin string) string {
 	t.Helper()
 	client, peer := "http://"+freeAddr(t), "http://"+freeAddr(t)
-	cmd := exec.Command(bin, "--name", "n1", "--enable-v2=true", "--data-dir", t.TempDir(), "--unsafe-no-fsync",
+	runEtcd(t, bin, "n1", client, peer, "n1="+peer, "new")
+	waitUp(t, client)
+	return client
+}
+
+// runEtcd starts a member and gives what stops it.
+func runEtcd(t *testing.T, bin, name, client, peer, initial, state string) (stop func()) {
+	t.Helper()
+	return runProgram(t, bin, "--name", name, "--enable-v2=true", "--data-dir", t.TempDir(), "--unsafe-no-fsync",
 		"--listen-client-urls", client, "--advertise-client-urls", client,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "n1="+peer)
+		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", initial, "--initial-cluster-state", state)
+}
+
+func runProgram(t *testing.T, bin string, args ...string) (stop func()) {
+	t.Helper()
+	cmd := exec.Command(bin, args...)
 	var log strings.Builder
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
@@ -98,7 +113,7 @@ func startEtcd(t *testing.T, bin string) string {
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-done:
@@ -106,21 +121,54 @@ func startEtcd(t *testing.T, bin string) string {
 			_ = cmd.Process.Kill()
 			<-done
 		}
-	})
-	deadline := time.After(30 * time.Second)
-	for {
-		select {
-		case err := <-done:
-			done <- err
-			t.Fatalf("etcd stopped: %v\n%s", err, log.String())
-		case <-deadline:
-			t.Fatal("etcd did not come up")
-		case <-time.After(30 * time.Millisecond):
-			if up(client) {
-				return client
-			}
+		if t.Failed() {
+			t.Logf("%v:\n%s", args, log.String())
 		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+func waitUp(t *testing.T, client string) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !up(client) {
+		if time.Now().After(deadline) {
+			t.Fatal("etcd did not come up")
+		}
+		<-time.After(30 * time.Millisecond)
 	}
+}
+
+// etcdStage is one real etcd, and addresses for more.
+type etcdStage struct {
+	bin, client, peer, second, secondClient, secondPeer string
+	stop                                                func()
+}
+
+func newEtcdStage(t *testing.T, bin, second string) *etcdStage {
+	t.Helper()
+	s := &etcdStage{bin: bin, second: second, client: "http://" + freeAddr(t), peer: "http://" + freeAddr(t)}
+	s.secondClient, s.secondPeer = "http://"+freeAddr(t), "http://"+freeAddr(t)
+	s.stop = runEtcd(t, bin, "n1", s.client, s.peer, "n1="+s.peer, "new")
+	waitUp(t, s.client)
+	return s
+}
+
+func (s *etcdStage) URL() string              { return s.client }
+func (s *etcdStage) Second() (string, string) { return s.secondPeer, s.secondClient }
+func (s *etcdStage) StopFirst(*testing.T)     { s.stop() }
+
+func (s *etcdStage) StartSecond(t *testing.T) {
+	runEtcd(t, s.bin, s.second, s.secondClient, s.secondPeer, "n1="+s.peer+","+s.second+"="+s.secondPeer, "existing")
+	waitUp(t, s.secondClient)
+}
+
+func (s *etcdStage) StartProxy(t *testing.T, mode string) string {
+	url := "http://" + freeAddr(t)
+	runProgram(t, s.bin, "--name", "proxy", "--enable-v2=true", "--data-dir", t.TempDir(), "--proxy", mode, "--listen-client-urls", url, "--initial-cluster", "n1="+s.peer)
+	waitUp(t, url)
+	return url
 }
 
 // up says whether the server leads and its cluster has agreed on a version, after which its index stands still.

@@ -20,6 +20,7 @@ type target struct {
 	url    *url.URL
 	client http.Transport
 	names  map[string]string // placeholder -> what this server has there
+	behind bool              // see Options.Behind
 }
 
 // request builds the HTTP request. Opaque keeps the path exactly as it was recorded.
@@ -207,6 +208,7 @@ func (g *target) substitutes() map[string]string {
 				ID       string   `json:"id"`
 				Name     string   `json:"name"`
 				PeerURLs []string `json:"peerURLs"`
+				Clients  []string `json:"clientURLs"`
 			} `json:"members"`
 		}
 		if _, err := g.get("/v2/members", &list); err == nil && len(list.Members) > 0 {
@@ -214,6 +216,9 @@ func (g *target) substitutes() map[string]string {
 			g.names["{{MEMBER_ID}}"], g.names["{{NAME}}"] = m.ID, m.Name
 			if len(m.PeerURLs) > 0 {
 				g.names["{{PEER_URL}}"] = m.PeerURLs[0]
+			}
+			if g.behind && len(m.Clients) > 0 {
+				g.names["{{ENDPOINT}}"] = m.Clients[0]
 			}
 		}
 	}
@@ -224,7 +229,7 @@ func (g *target) substitutes() map[string]string {
 // match by accident.
 func (g *target) placeholders() *strings.Replacer {
 	var pairs []string
-	for _, name := range []string{"{{PEER_URL}}", "{{ENDPOINT}}", "{{MEMBER_ID}}", "{{HOSTPORT}}"} {
+	for _, name := range []string{"{{PEER_URL}}", "{{ENDPOINT}}", "{{MEMBER_ID}}", "{{SECOND_PEER}}", "{{SECOND_ENDPOINT}}", "{{SECOND_ID}}", "{{HOSTPORT}}"} {
 		if v := g.substitutes()[name]; len(v) > 3 {
 			pairs = append(pairs, v, name)
 		}
@@ -238,7 +243,7 @@ type watch struct {
 	close  context.CancelFunc
 }
 
-// watch opens a request. The head of the answer has to come within the limit.
+// watch opens a request. The head of the answer has to come within the limit; 0: it may come with the first event.
 func (g *target) watch(r *Request, limit time.Duration) (*watch, any, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	req, err := g.request(ctx, r)
@@ -246,27 +251,48 @@ func (g *target) watch(r *Request, limit time.Duration) (*watch, any, error) {
 		cancel()
 		return nil, nil, err
 	}
+	w := &watch{events: make(chan any, 1024), close: cancel}
+	if limit == 0 {
+		arrived := make(chan struct{})
+		go func() {
+			defer close(arrived)
+			resp, err := g.client.RoundTrip(req)
+			if err != nil {
+				close(w.events)
+				return
+			}
+			go w.follow(resp.Body)
+		}()
+		// Without a head nobody can tell when the server has the request.
+		select {
+		case <-arrived:
+		case <-time.After(300 * time.Millisecond):
+		}
+		return w, map[string]any{}, nil
+	}
 	late := time.AfterFunc(limit, cancel)
 	resp, err := g.client.RoundTrip(req)
 	if !late.Stop() || err != nil {
 		cancel()
 		return nil, nil, fmt.Errorf("no head within %v: %w", limit, err)
 	}
-	w := &watch{events: make(chan any, 1024), close: cancel}
-	go func() {
-		defer close(w.events)
-		defer resp.Body.Close()
-		d := json.NewDecoder(resp.Body)
-		d.UseNumber()
-		for {
-			var v any
-			if d.Decode(&v) != nil {
-				return
-			}
-			w.events <- v
-		}
-	}()
+	go w.follow(resp.Body)
 	return w, map[string]any{"status": json.Number(strconv.Itoa(resp.StatusCode)), "headers": headers(resp.Header, false)}, nil
+}
+
+// follow passes on the JSON objects of an answer until it ends.
+func (w *watch) follow(body io.ReadCloser) {
+	defer close(w.events)
+	defer body.Close()
+	d := json.NewDecoder(body)
+	d.UseNumber()
+	for {
+		var v any
+		if d.Decode(&v) != nil {
+			return
+		}
+		w.events <- v
+	}
 }
 
 // next waits for an event; "<end>" is the end of the answer, "<timeout>" that nothing came.

@@ -78,23 +78,64 @@ func with(list, more map[string]string) map[string]string {
 // a cluster of its own, because replaying deletes all keys.
 func TestHierarchicalDialect(t *testing.T) {
 	t.Parallel()
-	replay := func(at func(*testing.T) *testcluster.Host, more map[string]string) func(*testing.T) {
+	replay := func(at func(*testing.T) *testcluster.Host, behind bool, more map[string]string) func(*testing.T) {
 		return func(t *testing.T) {
 			t.Parallel()
 			h, skip := at(t), with(etcdreplay.Departures(), more)
 			for _, file := range recordings(t, "etcd") {
 				t.Run(family(file), func(t *testing.T) {
-					etcdreplay.Run(t, h.EtcdURL(), file, etcdreplay.Options{Skip: skip})
+					etcdreplay.Run(t, h.EtcdURL(), file, etcdreplay.Options{Skip: skip, Behind: behind})
 				})
 			}
 		}
 	}
 	const root = "/ is the agent's own and says what is where"
-	t.Run("server", replay(server, map[string]string{"prefix-without-slash/4": root}))
-	t.Run("proxy", replay(proxy, map[string]string{
-		"prefix-without-slash/4": root,
-		"list-members":           "the members are the servers, not the proxy that was asked",
-	}))
+	t.Run("server", replay(server, false, map[string]string{"prefix-without-slash/4": root}))
+	t.Run("proxy", replay(proxy, true, map[string]string{"prefix-without-slash/4": root}))
+}
+
+// TestMembersComeAndGo replays the cases that start and stop servers, and proxies in front of them.
+func TestMembersComeAndGo(t *testing.T) {
+	t.Parallel()
+	etcdreplay.Run(t, "", filepath.Join("..", "etcd", "cluster.jsonl"), etcdreplay.Options{
+		Skip: etcdreplay.Departures(), Destructive: true,
+		Stage: func(t *testing.T, second string) etcdreplay.Stage { return newStage(t, second) },
+		Loose: map[string]string{
+			"member-add-join-remove": "a server that comes is also written into the catalog",
+			"proxy-readwrite":        "a proxy that comes is also written into the catalog",
+			"proxy-members-down":     "a proxy that comes is also written into the catalog",
+		},
+	})
+}
+
+// stage is a cluster of one, which a second server and a proxy may join.
+type stage struct {
+	c             *testcluster.Cluster
+	first, second *testcluster.Host
+}
+
+func newStage(t *testing.T, second string) *stage {
+	t.Helper()
+	c, s := single(t)
+	settle(t, s)
+	return &stage{c, s, c.PlanServer(t, second)}
+}
+
+func (s *stage) URL() string { return s.first.EtcdURL() }
+func (s *stage) Second() (string, string) {
+	return "http://" + s.second.ServerAddr(), s.second.EtcdURL()
+}
+func (s *stage) StopFirst(t *testing.T) { s.first.Stop(t) }
+
+func (s *stage) StartSecond(t *testing.T) {
+	s.second.Start(t)
+	s.second.WaitReady(t)
+}
+
+func (s *stage) StartProxy(t *testing.T, _ string) string {
+	p := s.c.AddProxy(t, "proxy")
+	p.WaitReady(t)
+	return p.EtcdURL()
 }
 
 // TestFlatDialect replays what Consul clients see, the local agent's endpoints included, at a server and at a proxy.
@@ -123,6 +164,7 @@ func TestFlatDialect(t *testing.T) {
 
 // notOffered are the families of endpoints that Muster does not have.
 var notOffered = map[string]string{
+	"event": "user events are not offered",
 	"query": "prepared queries are not offered",
 }
 
