@@ -64,6 +64,7 @@ type Agent struct {
 	dialer *peer.Dialer
 	port   *peer.Server // nil on a proxy
 	pool   *membership.Pool
+	events *userEvents
 	relay  *proxy.Proxy
 	seen   seen
 
@@ -112,6 +113,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, opts: opts, started: time.Now(), done: make(chan struct{}), memberEvents: make(chan membership.Event, 1024), compareSoon: make(chan struct{}, 1), admitSoon: make(chan struct{}, 1), up: make(chan struct{})}
 	a.log = newLogger(&cfg, opts.Log)
+	a.events = newUserEvents(a)
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	if err := a.open(ctx); err != nil {
 		a.Stop()

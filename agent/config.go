@@ -301,7 +301,13 @@ type Performance struct {
 
 // Connect is the service mesh, of which only the root certificate exists (false).
 type Connect struct {
-	Enabled bool `key:"enabled"`
+	Enabled  bool     `key:"enabled"`
+	CAConfig CAConfig `key:"ca_config"`
+}
+
+// CAConfig names the trust domain of the root certificate; default: the cluster's id.
+type CAConfig struct {
+	ClusterID string `key:"cluster_id"`
 }
 
 // Autopilot: CleanupDeadServers lets the leader remove servers that failed (default true). A server is healthy whose

@@ -143,7 +143,15 @@ func (d *decoder) block(v reflect.Value, tree map[string]any, path string) {
 	fields := keyFields(v.Type())
 	for _, key := range sortedKeys(tree) {
 		at := path + key
-		if i, ok := fields[key]; ok {
+		i, ok := fields[key]
+		if name := snakeCase(key); !ok && name != key {
+			// Other agents of this family take field names as the HTTP API spells them too.
+			if _, twice := tree[name]; !twice {
+				i, ok = fields[name]
+				at = path + name
+			}
+		}
+		if ok {
 			d.value(v.Field(i), tree[key], at)
 			continue
 		}

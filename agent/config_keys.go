@@ -19,7 +19,7 @@ var ignored = map[string]string{
 	"advertise_addr_ipv4": noNeed, "advertise_addr_ipv6": noNeed, "advertise_addr_wan_ipv4": noWAN, "advertise_addr_wan_ipv6": noWAN,
 	"advertise_reconnect_timeout": notYet, "auto_config": noMesh, "auto_encrypt": noMesh, "auto_reload_config": notYet,
 	"autopilot.disable_upgrade_migration": noNeed, "autopilot.redundancy_zone_tag": noNeed, "autopilot.upgrade_version_tag": noNeed,
-	"cache": noNeed, "cloud": noMesh, "config_entries": noMesh, "connect.ca_config": noMesh, "connect.ca_provider": noMesh,
+	"cache": noNeed, "cloud": noMesh, "config_entries": noMesh, "connect.ca_config.provider": noMesh, "connect.ca_provider": noMesh,
 	"connect.enable_mesh_gateway_wan_federation": noMesh, "connect.enable_serverless_plugin": noMesh, "connect.test_ca_leaf_root_change_spread": noMesh,
 	"disable_anonymous_signature": noNeed, "disable_coordinates": notYet, "disable_host_node_id": noNeed,
 	"disable_http_unprintable_char_filter": noNeed, "disable_remote_exec": noNeed, "disable_update_check": noNeed,

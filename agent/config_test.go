@@ -172,7 +172,7 @@ func TestServiceDefinition(t *testing.T) {
 		  name = "web" id = "web-1" port = 80 tags = ["v1", "v2"] address = "10.9.8.7" enable_tag_override = true
 		  meta { k = "v" }
 		  weights { passing = 10 warning = 2 }
-		  locality { region = "eu" zone = "eu-1" }
+		  Locality { region = "eu" Zone = "eu-1" }
 		  tagged_addresses { wan { address = "198.18.0.53" port = 81 } }
 		  checks = [
 		    { id = "up" http = "https://127.0.0.1/ok" interval = "10s" header { X-A = ["b", "c"] } failures_before_critical = 3 tls_skip_verify = true },

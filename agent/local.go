@@ -20,7 +20,7 @@ type local struct{ *Agent }
 func (a *Agent) newAgentAPI() *consul.AgentAPI {
 	l := local{a}
 	c := consul.AgentConfig{
-		Datacenter: a.cfg.Datacenter, Registry: a.registry, Members: l, Control: l, Info: l,
+		Datacenter: a.cfg.Datacenter, Registry: a.registry, Members: l, Control: l, Info: l, Events: a.events,
 		Version: consul.AgentVersion{SHA: version.Revision(), HumanVersion: version.Version},
 		Metrics: func(w http.ResponseWriter, r *http.Request) (any, error) { return a.memory.DisplayMetrics(w, r) },
 		Logs:    a.log, QueryTime: a.cfg.DefaultQueryTime, MaxQueryTime: a.cfg.MaxQueryTime,

@@ -125,6 +125,10 @@ func (a *Agent) join(ctx context.Context) error {
 // leader begins with everybody.
 func (a *Agent) followMembers() {
 	for ev := range a.pool.Events() {
+		if ev.Kind == membership.User {
+			a.events.receive(ev)
+			continue
+		}
 		for _, m := range ev.Members {
 			a.log.Info("membership", "event", ev.Kind, "node", m.Name, "address", m.GossipAddr(), "role", m.Role())
 			if ev.Kind == membership.Join && isServer(m) {

@@ -17,7 +17,7 @@ import (
 // table composes the one table of routes. What is Local runs on the agent that was asked; what is Cluster runs
 // here only if this agent is a server that may answer it, and is relayed otherwise:
 //
-//	/v1/agent/…, /metrics, /debug/pprof/    local
+//	/v1/agent/…, /v1/event/…, /metrics, /debug/pprof/    local
 //	/v1/kv, /v1/catalog, /v1/health, /v1/session, /v1/status, /v1/acl, /v2/…, /version, /health    cluster
 //
 // The same table serves the client listeners and the port between agents, so a relayed request is the client's

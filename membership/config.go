@@ -162,6 +162,7 @@ func (c *Config) serfConfig() (*serf.Config, error) {
 	c.Tuning.apply(s.MemberlistConfig)
 	s.NodeName = c.Name
 	s.Tags = c.Tags
+	s.UserEventSizeLimit = MaxUserEvent
 	s.MinQueueDepth = s.MaxQueueDepth // grows with the cluster from there
 	s.ReconnectTimeout = c.ReconnectTimeout
 	s.TombstoneTimeout = c.ReapTimeout

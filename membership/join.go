@@ -46,7 +46,7 @@ func (p *Pool) join(addrs []string) (int, error) {
 		return 0, ErrShutdown
 	}
 	_ = p.guard.takeRefusal()
-	n, err := p.serf.Join(addrs, false)
+	n, err := p.serf.Join(addrs, true) // true: user events of before are not for us
 	if err == nil {
 		return n, nil
 	}

@@ -47,6 +47,7 @@ const (
 	Update                   // its tags or address changed
 	Reap                     // it was forgotten
 	Conflict                 // Members[0], with another id, claims this agent's own name
+	User                     // somebody's Fire
 )
 
 func (k Kind) String() string {
@@ -63,6 +64,8 @@ func (k Kind) String() string {
 		return "reap"
 	case Conflict:
 		return "conflict"
+	case User:
+		return "user"
 	}
 	return "none"
 }
@@ -71,6 +74,11 @@ func (k Kind) String() string {
 type Event struct {
 	Kind    Kind
 	Members []Member
+
+	// Of a user event:
+	Name    string
+	Payload []byte
+	LTime   uint64 // logical time: larger than that of every event its sender had seen
 }
 
 // Pool is this agent's place in the gossip. Its methods may be called from any goroutine.
@@ -194,7 +202,7 @@ func (p *Pool) pump(selfJoin serf.MemberEvent) {
 			}
 			continue
 		case m := <-p.conflicts:
-			e = Event{Conflict, []Member{m}}
+			e = Event{Kind: Conflict, Members: []Member{m}}
 		case s := <-p.source:
 			var ok bool
 			if e, ok = translate(s); !ok {
@@ -219,9 +227,12 @@ func (p *Pool) pump(selfJoin serf.MemberEvent) {
 }
 
 func translate(s serf.Event) (Event, bool) {
+	if u, ok := s.(serf.UserEvent); ok {
+		return Event{Kind: User, Name: u.Name, Payload: u.Payload, LTime: uint64(u.LTime)}, true
+	}
 	m, ok := s.(serf.MemberEvent)
 	if !ok {
-		return Event{}, false // user events and queries
+		return Event{}, false // queries
 	}
 	var e Event
 	switch m.Type {

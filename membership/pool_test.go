@@ -2,6 +2,7 @@ package membership_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -102,6 +103,19 @@ func (a *agent) tells(t *testing.T, name string, want ...membership.Kind) {
 	if got := a.story(name); !slices.Equal(got, want) {
 		t.Errorf("events about %s: %v, want %v", name, got, want)
 	}
+}
+
+// heard gives the user events.
+func (a *agent) heard() []membership.Event {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var list []membership.Event
+	for _, e := range a.events {
+		if e.Kind == membership.User {
+			list = append(list, e)
+		}
+	}
+	return list
 }
 
 // ends waits for the last event about a member. A graceful leave sends its intent before its end; when a packet is lost
@@ -506,5 +520,28 @@ func TestMemberTags(t *testing.T) {
 	odd := membership.Member{Addr: "::1", Tags: map[string]string{membership.TagServerPort: "99999", membership.TagHTTP: "[::2]:80", membership.TagExpect: "-1"}}
 	if odd.ServerAddr() != "" || odd.HTTPAddr() != "[::2]:80" || odd.BootstrapExpect() != 0 || odd.ID() != "" {
 		t.Errorf("odd tags: %q %q %d", odd.ServerAddr(), odd.HTTPAddr(), odd.BootstrapExpect())
+	}
+}
+
+func TestUserEvents(t *testing.T) {
+	a, b := open(t, config("a", "127.0.1.81")), open(t, config("b", "127.0.1.82"))
+	b.join(t, a)
+	if err := a.Fire("hello", bytes.Repeat([]byte("x"), membership.MaxUserEvent)); err == nil {
+		t.Error("an event that is too large was sent")
+	}
+	for i := range 3 {
+		if err := a.Fire("hello", []byte{byte(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, at := range []*agent{a, b} {
+		eventually(t, "all agents hear all", func() bool { return len(at.heard()) == 3 })
+		list := at.heard() // the order in which they come is that of the packets
+		slices.SortFunc(list, func(a, b membership.Event) int { return cmp.Compare(a.LTime, b.LTime) })
+		for i, e := range list {
+			if e.Name != "hello" || !bytes.Equal(e.Payload, []byte{byte(i)}) {
+				t.Errorf("event %d is %+v", i, e)
+			}
+		}
 	}
 }

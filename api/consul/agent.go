@@ -97,6 +97,7 @@ type AgentConfig struct {
 	Members    LocalMembers
 	Control    LocalControl
 	Info       LocalInfo
+	Events     LocalEvents
 
 	// Metrics gives the last interval's metrics, such as InmemSink.DisplayMetrics does; Prometheus serves them as
 	// text, nil when its retention time is not positive.
@@ -147,7 +148,7 @@ const (
 // Routes is this part of the table of routes.
 func (a *AgentAPI) Routes() []api.Route {
 	const get, put = http.MethodGet, http.MethodPut
-	return []api.Route{
+	return append(a.eventRoutes(),
 		newRoute("/v1/agent/self", api.Local, a.self, get),
 		newRoute("/v1/agent/version", api.Local, a.version, get),
 		newRoute("/v1/agent/host", api.Local, a.host, get),
@@ -177,7 +178,7 @@ func (a *AgentAPI) Routes() []api.Route {
 		newRoute(pathForceLeave, api.Local, a.forceLeave, put),
 		newRoute("/v1/agent/reload", api.Local, a.reload, put),
 		newRoute(pathToken, api.Local, a.token, put),
-	}
+	)
 }
 
 // argument is the part of the path after a route's prefix; "" also when the prefix itself was asked for.

@@ -1,6 +1,7 @@
 package consul
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -94,7 +95,7 @@ func (a *API) EnsureRoot(ctx context.Context) error {
 		if _, ok := s.Get(rootPath); ok {
 			return kv.Txn{}, nil
 		}
-		root, err := newRoot(fmt.Sprintf("%016x", a.cfg.Store.Status().ClusterID), time.Now())
+		root, err := newRoot(cmp.Or(a.cfg.TrustDomain, fmt.Sprintf("%016x", a.cfg.Store.Status().ClusterID)), time.Now())
 		if err != nil {
 			return kv.Txn{}, err
 		}

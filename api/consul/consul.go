@@ -45,6 +45,7 @@ type Config struct {
 	Keyring      Keyring          // the keys of the gossip; nil = no endpoint for them
 	Authorizer   Authorizer       // nil = everything is allowed
 	Connect      bool             // make and show a root certificate of the mesh, see connectRoutes
+	TrustDomain  string           // of that certificate, without ".consul"; default the cluster's id
 	CacheBytes   int64            // limit of the encoded answers kept, 0 = api.DefaultBodyCacheBytes
 }
 

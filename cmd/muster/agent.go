@@ -82,7 +82,7 @@ func serve(a *agent.Agent, cfg agent.Config, signals <-chan os.Signal, errw io.W
 	}
 }
 
-func validateCommand() *cobra.Command {
+func validateCommand(c *client) *cobra.Command {
 	var format string
 	var quiet bool
 	cmd := &cobra.Command{
@@ -94,7 +94,10 @@ func validateCommand() *cobra.Command {
 			for _, w := range warnings {
 				fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s\n", w)
 			}
-			if err != nil {
+			switch {
+			case err != nil && c.asConsul:
+				return plainly("Config validation failed: %s", err)
+			case err != nil:
 				return fmt.Errorf("configuration is not valid:\n%w", err)
 			}
 			if !quiet {

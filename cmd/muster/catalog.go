@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -13,28 +14,21 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/musterhq/muster/agent"
 )
 
 func servicesCommand(c *client) *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "services", Short: "Register, remove and list services",
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return cmd.Help()
-			}
-			return &exitError{exitUnknown, fmt.Errorf("unknown command %q; muster services -h lists the commands", args[0])}
-		},
-	}
-	cmd.AddCommand(servicesRegister(c), servicesDeregister(c), servicesList(c))
-	return cmd
+	return group(c, "services", "Register, remove and list services", servicesRegister(c), servicesDeregister(c), servicesList(c))
 }
 
 // serviceFlags collects the definition of one service from flags.
 type serviceFlags struct {
 	name, id, address string
+	socket, kind      string
 	port              int
 	tags, meta        []string
+	tagged            []string
 	ttl, http, tcp    string
 	interval, timeout string
 }
@@ -42,23 +36,21 @@ type serviceFlags struct {
 func servicesRegister(c *client) *cobra.Command {
 	var s serviceFlags
 	cmd := &cobra.Command{
-		Use:   "register [FILE.json...]",
+		Use:   "register [FILE...]",
 		Short: "Register services on the local agent",
-		Long:  "Register services on the local agent: those of the JSON files ({\"service\": {...}} or a bare\ndefinition), or one given by flags.",
+		Long: `Register services on the local agent: those of the files, or one given by flags. A file is .hcl or .json with
+service blocks as in the agent's configuration, or a JSON object as the HTTP interface takes it. Nothing is
+registered when one of the files cannot be read. What is registered this way stays until it is deregistered.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			bodies, err := s.bodies(args)
 			if err != nil {
 				return err
 			}
 			for _, b := range bodies {
-				raw, err := json.Marshal(b)
-				if err != nil {
-					return err
+				if _, err := c.ok(cmd.Context(), http.MethodPut, "/v1/agent/service/register", nil, bytes.NewReader(b)); err != nil {
+					return doing(err, "registering service %q", nameIn(b, "Name"))
 				}
-				if _, err := c.ok(cmd.Context(), http.MethodPut, "/v1/agent/service/register", nil, bytes.NewReader(raw)); err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "Registered service: %v\n", serviceName(b))
+				fmt.Fprintf(cmd.OutOrStdout(), "Registered service: %v\n", nameIn(b, "Name"))
 			}
 			return nil
 		},
@@ -68,8 +60,11 @@ func servicesRegister(c *client) *cobra.Command {
 	f.StringVar(&s.id, "id", "", "id of the instance on this agent; the name when not given")
 	f.StringVar(&s.address, "address", "", "address of the instance; the node's when not given")
 	f.IntVar(&s.port, "port", 0, "port of the instance")
+	f.StringVar(&s.socket, "socket", "", "path of the instance's unix socket, in place of address and port")
+	f.StringVar(&s.kind, "kind", "", "kind of the service; stored")
 	f.StringArrayVar(&s.tags, "tag", nil, "tag; repeat it for several")
 	f.StringArrayVar(&s.meta, "meta", nil, "metadata as key=value; repeat it for several")
+	f.StringArrayVar(&s.tagged, "tagged-address", nil, "further address as name=host[:port]; repeat it for several")
 	f.StringVar(&s.ttl, "ttl", "", "TTL check: critical when no heartbeat came for this long (30s)")
 	f.StringVar(&s.http, "http", "", "HTTP check: URL to ask")
 	f.StringVar(&s.tcp, "tcp", "", "TCP check: host:port to connect to")
@@ -78,94 +73,123 @@ func servicesRegister(c *client) *cobra.Command {
 	return cmd
 }
 
-func serviceName(b map[string]any) any {
-	for _, k := range []string{"Name", "name"} {
-		if v, ok := b[k]; ok {
+// nameIn is the value of a field of a JSON object, whatever the case of its name; "?" when it has none.
+func nameIn(body []byte, field string) string {
+	var m map[string]any
+	if err := json.Unmarshal(body, &m); err != nil {
+		return "?"
+	}
+	for _, k := range sortedKeys(m) {
+		if v, ok := m[k].(string); ok && v != "" && strings.EqualFold(k, field) {
 			return v
 		}
 	}
 	return "?"
 }
 
-func (s *serviceFlags) bodies(files []string) ([]map[string]any, error) {
+func (s *serviceFlags) bodies(files []string) ([]json.RawMessage, error) {
 	if len(files) > 0 && s.name != "" {
 		return nil, errors.New("give files or -name, not both")
 	}
-	if len(files) == 0 {
-		if s.name == "" {
-			return nil, errors.New("give -name or at least one file")
-		}
-		b, err := s.body()
-		return []map[string]any{b}, err
+	if len(files) > 0 {
+		return serviceFiles(files)
 	}
-	var out []map[string]any
+	if s.name == "" {
+		return nil, errors.New("give -name or at least one file")
+	}
+	b, err := s.body()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := json.Marshal(b)
+	return []json.RawMessage{raw}, err
+}
+
+// serviceFiles reads the bodies of requests out of files. A JSON object without a service key is one itself.
+func serviceFiles(files []string) ([]json.RawMessage, error) {
+	var out []json.RawMessage
 	for _, name := range files {
-		raw, err := os.ReadFile(name)
+		if strings.HasSuffix(name, ".json") {
+			raw, err := os.ReadFile(name)
+			if err != nil {
+				return nil, err
+			}
+			var doc map[string]json.RawMessage
+			if err := json.Unmarshal(raw, &doc); err != nil {
+				return nil, fmt.Errorf("%s: want a JSON object: %w", name, err)
+			}
+			if doc["service"] == nil && doc["services"] == nil {
+				out = append(out, raw)
+				continue
+			}
+		}
+		found, err := agent.ServiceBodies(name)
 		if err != nil {
 			return nil, err
-		}
-		var doc map[string]any
-		if err := json.Unmarshal(raw, &doc); err != nil {
-			return nil, fmt.Errorf("%s: want a JSON object: %w", name, err)
-		}
-		found, err := definitions(doc)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		out = append(out, found...)
 	}
 	return out, nil
 }
 
-// definitions finds the service definitions of a file: {"service": {}}, {"services": []} or a bare one.
-func definitions(doc map[string]any) ([]map[string]any, error) {
-	var list []any
-	if v, ok := doc["service"]; ok {
-		list = append(list, v)
-	}
-	if v, ok := doc["services"]; ok {
-		many, ok := v.([]any)
-		if !ok {
-			return nil, errors.New(`"services" must be a list of objects`)
-		}
-		list = append(list, many...)
-	}
-	if list == nil {
-		list = []any{doc}
-	}
-	out := make([]map[string]any, 0, len(list))
-	for _, v := range list {
-		m, ok := v.(map[string]any)
-		if !ok {
-			return nil, errors.New("a service definition must be an object")
-		}
-		out = append(out, m)
-	}
-	return out, nil
-}
-
 func (s *serviceFlags) body() (map[string]any, error) {
 	b := map[string]any{"Name": s.name, "Port": s.port}
-	if s.id != "" {
-		b["ID"] = s.id
-	}
-	if s.address != "" {
-		b["Address"] = s.address
+	for k, v := range map[string]string{"ID": s.id, "Address": s.address, "SocketPath": s.socket, "Kind": s.kind} {
+		if v != "" {
+			b[k] = v
+		}
 	}
 	if len(s.tags) > 0 {
 		b["Tags"] = s.tags
 	}
-	if len(s.meta) > 0 {
-		m := map[string]string{}
-		for _, kv := range s.meta {
-			k, v, ok := strings.Cut(kv, "=")
-			if !ok {
-				return nil, fmt.Errorf("-meta %q: want key=value", kv)
-			}
-			m[k] = v
-		}
-		b["Meta"] = m
+	meta, err := keyValues("-meta", s.meta)
+	if err != nil {
+		return nil, err
 	}
+	if len(meta) > 0 {
+		b["Meta"] = meta
+	}
+	if err := s.addTagged(b); err != nil {
+		return nil, err
+	}
+	return b, s.addCheck(b)
+}
+
+// keyValues reads the values of a flag such as -meta key=value.
+func keyValues(flag string, list []string) (map[string]string, error) {
+	m := map[string]string{}
+	for _, kv := range list {
+		k, v, ok := strings.Cut(kv, "=")
+		if !ok {
+			return nil, fmt.Errorf("%s %q: want key=value", flag, kv)
+		}
+		m[k] = v
+	}
+	return m, nil
+}
+
+func (s *serviceFlags) addTagged(b map[string]any) error {
+	list, err := keyValues("-tagged-address", s.tagged)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	addrs := map[string]any{}
+	for name, text := range list {
+		a := map[string]any{"Address": text, "Port": s.port}
+		if host, port, err := net.SplitHostPort(text); err == nil {
+			n, err := strconv.ParseUint(port, 10, 16)
+			if err != nil {
+				return fmt.Errorf("-tagged-address %s=%s: want host:port", name, text)
+			}
+			a = map[string]any{"Address": host, "Port": n}
+		}
+		addrs[name] = a
+	}
+	b["TaggedAddresses"] = addrs
+	return nil
+}
+
+func (s *serviceFlags) addCheck(b map[string]any) error {
 	check := map[string]any{}
 	for k, v := range map[string]string{"TTL": s.ttl, "HTTP": s.http, "TCP": s.tcp} {
 		if v != "" {
@@ -173,7 +197,7 @@ func (s *serviceFlags) body() (map[string]any, error) {
 		}
 	}
 	if len(check) > 1 {
-		return nil, errors.New("give one of -ttl, -http and -tcp")
+		return errors.New("give one of -ttl, -http and -tcp")
 	}
 	if s.http != "" || s.tcp != "" {
 		check["Interval"] = s.interval
@@ -184,7 +208,51 @@ func (s *serviceFlags) body() (map[string]any, error) {
 	if len(check) > 0 {
 		b["Check"] = check
 	}
-	return b, nil
+	return nil
+}
+
+// consulServices is `consul services`, whose deregister takes files.
+func consulServices(c *client) *cobra.Command {
+	var id string
+	dereg := &cobra.Command{
+		Use: "deregister [-id ID] [FILE...]", Short: "Remove services from the local agent",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if (id == "") == (len(args) == 0) {
+				return errors.New("give -id or at least one file, not both")
+			}
+			ids := []string{id}
+			if id == "" {
+				bodies, err := serviceFiles(args)
+				if err != nil {
+					return err
+				}
+				ids = nil
+				for _, b := range bodies {
+					one := nameIn(b, "ID")
+					if one == "?" {
+						one = nameIn(b, "Name")
+					}
+					ids = append(ids, one)
+				}
+			}
+			for _, one := range ids {
+				if err := c.deregister(cmd, one); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	dereg.Flags().StringVar(&id, "id", "", "id of the service")
+	return group(c, "services", "Register and remove services", servicesRegister(c), dereg)
+}
+
+func (c *client) deregister(cmd *cobra.Command, id string) error {
+	if _, err := c.ok(cmd.Context(), http.MethodPut, "/v1/agent/service/deregister/"+url.PathEscape(id), nil, nil); err != nil {
+		return doing(err, "deregistering service %q", id)
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "Deregistered service: %s\n", id)
+	return nil
 }
 
 func servicesDeregister(c *client) *cobra.Command {
@@ -196,11 +264,7 @@ func servicesDeregister(c *client) *cobra.Command {
 		if id == "" {
 			return errors.New("service id required")
 		}
-		if _, err := c.ok(cmd.Context(), http.MethodPut, "/v1/agent/service/deregister/"+url.PathEscape(id), nil, nil); err != nil {
-			return err
-		}
-		fmt.Fprintf(cmd.OutOrStdout(), "Deregistered service: %s\n", id)
-		return nil
+		return c.deregister(cmd, id)
 	}}
 	cmd.Flags().StringVar(&id, "id", "", "id of the service")
 	return cmd

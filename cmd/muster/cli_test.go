@@ -336,10 +336,25 @@ func TestServicesRegister(t *testing.T) {
 		want []string
 	}{
 		{[]string{file("bare.json", `{"Name":"a","Port":1}`)}, []string{`{"Name":"a","Port":1}`}},
-		{[]string{file("one.json", `{"service":{"name":"a","port":1}}`)}, []string{`{"name":"a","port":1}`}},
-		{[]string{file("many.json", `{"services":[{"name":"a"},{"name":"b"}]}`)}, []string{`{"name":"a"}`, `{"name":"b"}`}},
-		{[]string{file("both.json", `{"service":{"name":"a"},"services":[{"name":"b"}]}`), file("c.json", `{"Name":"c"}`)}, []string{`{"name":"a"}`, `{"name":"b"}`, `{"Name":"c"}`}},
+		{[]string{file("one.json", `{"service":{"name":"a","port":1}}`)}, []string{`{"Name":"a","Port":1}`}},
+		{[]string{file("many.json", `{"services":[{"name":"a"},{"name":"b"}]}`)}, []string{`{"Name":"a"}`, `{"Name":"b"}`}},
+		{[]string{file("both.json", `{"service":{"name":"a"},"services":[{"name":"b"}]}`), file("c.json", `{"Name":"c"}`)}, []string{`{"Name":"b"}`, `{"Name":"a"}`, `{"Name":"c"}`}},
+		{
+			[]string{file("block.hcl", `service {
+				name = "a"
+				id = "a1"
+				meta { k = "v" }
+				enable_tag_override = true
+				check { id = "c" ttl = "30s" success_before_passing = 3 }
+				checks = [{ http = "http://h/" interval = "1s" header { X = ["y"] } }]
+			}`)},
+			[]string{`{"Checks":[{"CheckID":"c","SuccessBeforePassing":3,"TTL":30000000000},{"HTTP":"http://h/","Header":{"X":["y"]},"Interval":1000000000}],"EnableTagOverride":true,"ID":"a1","Meta":{"k":"v"},"Name":"a"}`},
+		},
 		{[]string{"-name=a"}, []string{`{"Name":"a","Port":0}`}},
+		{
+			[]string{"-name=a", "-port=1", "-socket=/s", "-kind=k", "-tagged-address=lan=10.0.0.1:99", "-tagged-address=wan=h"},
+			[]string{`{"Kind":"k","Name":"a","Port":1,"SocketPath":"/s","TaggedAddresses":{"lan":{"Address":"10.0.0.1","Port":99},"wan":{"Address":"h","Port":1}}}`},
+		},
 		{
 			[]string{"-name=a", "-id=a1", "-port=80", "-address=10.0.0.1", "-tag=x", "-tag=y,z", "-meta=k=v=w", "-ttl=30s"},
 			[]string{`{"Address":"10.0.0.1","Check":{"TTL":"30s"},"ID":"a1","Meta":{"k":"v=w"},"Name":"a","Port":80,"Tags":["x","y,z"]}`},
@@ -352,7 +367,7 @@ func TestServicesRegister(t *testing.T) {
 		}
 	}
 	f.asked = nil
-	for name, text := range map[string]string{"list.json": "[1]", "broken.json": `{"Name":`, "text.json": `{"service":"a"}`, "map.json": `{"services":{"a":{}}}`} {
+	for name, text := range map[string]string{"list.json": "[1]", "broken.json": `{"Name":`, "text.json": `{"service":"a"}`, "map.json": `{"services":{"a":{}}}`, "more.json": `{"service":{"name":"a"},"server":true}`, "bad.hcl": `service {`, "x.txt": "x"} {
 		// A good file before a bad one must not be registered either.
 		muster(t, f.URL, "", "services", "register", file("good.json", `{"Name":"good"}`), file(name, text)).want(t, exitUsage, name)
 	}

@@ -36,6 +36,7 @@ const (
 	exitUnknown   = 3
 	exitServer    = 4
 	exitUnhealthy = 5
+	exitChild     = 0x102 // 2 under every name: the child of a lock failed, and -child-exit-code was given
 )
 
 // exitError is an error with the exit code that goes with it. A nil Err exits silently.
@@ -66,25 +67,15 @@ func personality(argv0 string) commandLine {
 	switch strings.TrimSuffix(filepath.Base(argv0), ".exe") {
 	case "etcdctl":
 		return runEtcdctl
+	case "consul":
+		return runConsul
 	}
 	return run
 }
 
 // run is the command line of muster itself.
 func run(args []string, in io.Reader, out, errw io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	if len(args) > 0 && args[0] == "agent" {
-		stop() // the agent has its own rules for signals
-		ctx = context.Background()
-	} else {
-		defer stop()
-	}
-	root := newRoot()
-	root.SetArgs(normalize(args))
-	root.SetIn(in)
-	root.SetOut(out)
-	root.SetErr(errw)
-	err := root.ExecuteContext(ctx)
+	err := execute(newRoot(), args, in, out, errw)
 	if err == nil {
 		return 0
 	}
@@ -94,9 +85,17 @@ func run(args []string, in io.Reader, out, errw io.Writer) int {
 		return exitUsage
 	}
 	if xe.err != nil {
-		fmt.Fprintf(errw, "Error:  %v\n", xe.err)
+		fmt.Fprintf(errw, "Error:  %v\n", err)
 	}
-	return xe.code
+	return xe.code & 0xff
+}
+
+// commandContext ends with the first interrupt; not for the agent, which has its own rules for signals.
+func commandContext(args []string) (context.Context, context.CancelFunc) {
+	if len(args) > 0 && args[0] == "agent" {
+		return context.Background(), func() {}
+	}
+	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 }
 
 func newRoot() *cobra.Command {
@@ -119,8 +118,8 @@ and answers by DNS and HTTP. Start with:
 		},
 	}
 	c.bind(root)
-	root.AddCommand(agentCommand(), versionCommand(c), validateCommand())
-	root.AddCommand(membersCommand(c), joinCommand(c), leaveCommand(c), forceLeaveCommand(c), infoCommand(c), reloadCommand(c))
+	root.AddCommand(agentCommand(), versionCommand(c), validateCommand(c))
+	root.AddCommand(sharedCommands(c)...)
 	root.AddCommand(kvCommand(c), servicesCommand(c), nodesCommand(c), healthCommand(c))
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
 	return root

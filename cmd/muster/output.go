@@ -25,7 +25,7 @@ func (f format) check() error {
 	return nil
 }
 
-// print writes v as JSON, or header and rows as an aligned table.
+// print writes v as JSON, or header (nil: none) and rows as an aligned table.
 func (f format) print(w io.Writer, v any, header []string, rows [][]string) error {
 	if f == "json" {
 		e := json.NewEncoder(w)
@@ -33,7 +33,9 @@ func (f format) print(w io.Writer, v any, header []string, rows [][]string) erro
 		return e.Encode(v)
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, strings.Join(header, "\t"))
+	if header != nil {
+		fmt.Fprintln(tw, strings.Join(header, "\t"))
+	}
 	for _, r := range rows {
 		fmt.Fprintln(tw, strings.Join(r, "\t"))
 	}

@@ -92,7 +92,9 @@ var imports = []struct {
 	{"api/etcd", []string{"api", "catalog", "kv"}, "a dialect is a translator: no raft, no gossip, no other dialect"},
 	{"api/consul", []string{"api", "catalog", "kv", "health", "internal/version"}, "a dialect is a translator: no raft, no gossip, no other dialect"},
 	{"internal/version", nil, "a leaf"},
-	{"cmd/muster", []string{"agent", "internal/version"}, "commands talk HTTP; only the agent command starts an agent"},
+	{"internal/child", nil, "a leaf"},
+	{"internal/watch", []string{"internal/child"}, "a watch is a client: it talks HTTP and knows nothing else of the agent"},
+	{"cmd/muster", []string{"agent", "internal/child", "internal/version", "internal/watch"}, "commands talk HTTP; only the agent command starts an agent"},
 }
 
 func TestImportDirections(t *testing.T) {

@@ -164,7 +164,6 @@ func TestFlatDialect(t *testing.T) {
 
 // notOffered are the families of endpoints that Muster does not have.
 var notOffered = map[string]string{
-	"event": "user events are not offered",
 	"query": "prepared queries are not offered",
 }
 
