@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/time/rate"
 
 	"github.com/musterhq/muster/catalog"
 )
@@ -52,6 +53,8 @@ type FollowSource struct {
 	cancel context.CancelFunc
 	runs   sync.WaitGroup
 
+	newcomers *rate.Limiter // see strangers.go
+
 	mu    sync.RWMutex
 	items map[string]*item
 }
@@ -72,7 +75,7 @@ func NewFollowSource(c FollowConfig) (*FollowSource, error) {
 	if c.Logger == nil {
 		c.Logger = hclog.NewNullLogger()
 	}
-	f := &FollowSource{cfg: c, log: c.Logger, items: make(map[string]*item)}
+	f := &FollowSource{cfg: c, log: c.Logger, newcomers: newNewcomers(), items: make(map[string]*item)}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	return f, nil
 }
@@ -108,6 +111,7 @@ type value struct {
 	answer  *Answer
 	node    *catalog.Node
 	owner   Owner
+	names   map[string]bool // of a list of all names
 	missing bool // nothing is there
 	stale   bool
 }
@@ -131,6 +135,13 @@ func newItem(key string) *item {
 	case followOwner:
 		it.path, it.decode = "/v1/catalog/nodes", decodeOwner
 		it.query = url.Values{"filter": {"Address == " + strconv.Quote(name)}}
+	case followDirectory:
+		it.follow = true
+		if key == allServices {
+			it.path, it.decode = "/v1/catalog/services", decodeServiceNames
+		} else {
+			it.path, it.decode = "/v1/catalog/nodes", decodeNodeNames
+		}
 	default:
 		return nil
 	}
@@ -192,6 +203,9 @@ func (f *FollowSource) get(ctx context.Context, key string) (*value, error) {
 	it := f.items[key]
 	f.mu.RUnlock()
 	if it == nil {
+		if v, err := f.stranger(ctx, key); v != nil || err != nil {
+			return v, err
+		}
 		it = f.add(newItem(key))
 	}
 	it.used.Store(time.Now().UnixNano())

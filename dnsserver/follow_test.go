@@ -78,6 +78,8 @@ func (c *cluster) fetch(ctx context.Context, path string, query url.Values) (io.
 				body = "[]"
 				if strings.HasPrefix(path, "/v1/catalog/node/") {
 					body = "null"
+				} else if path == "/v1/catalog/services" {
+					body = "{}"
 				}
 			}
 			return io.NopCloser(strings.NewReader(body)), index, nil

@@ -30,7 +30,7 @@ func (f *FollowSource) Save(w io.Writer) error {
 	for key, it := range f.items {
 		v := it.now.Load()
 		switch {
-		case v == nil || v.missing:
+		case v == nil || v.missing || v.names != nil:
 		case v.answer != nil:
 			list = append(list, saved{Key: key, Instances: v.answer.Instances, Index: v.answer.Index})
 		case v.node != nil:
@@ -83,7 +83,7 @@ func (s *saved) restore() (*item, value, error) {
 	v := value{stale: true}
 	it := newItem(s.Key)
 	switch {
-	case it == nil || !it.follow:
+	case it == nil || !it.follow || strings.HasPrefix(s.Key, followDirectory):
 		return nil, v, fmt.Errorf("key %q is of no known kind", s.Key)
 	case strings.HasPrefix(s.Key, followNode):
 		if v.node = s.Node; v.node == nil {
