@@ -112,7 +112,7 @@ type value struct {
 	node    *catalog.Node
 	owner   Owner
 	names   map[string]bool // of a list of all names
-	missing bool // nothing is there
+	missing bool            // nothing is there
 	stale   bool
 }
 
