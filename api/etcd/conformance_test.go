@@ -5,23 +5,18 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/musterhq/muster/api/etcd"
 	"github.com/musterhq/muster/kv"
 	"github.com/musterhq/muster/test/conformance/etcdreplay"
 )
 
-// TestConformance replays what a real etcd answered. Configured like it, with its short history and open to all
-// browsers, the dialect passes some cases that Muster as shipped does not.
+// TestConformance replays what a real etcd answered.
 func TestConformance(t *testing.T) {
 	files, err := filepath.Glob("../../test/conformance/etcd/*.jsonl")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no recordings found: %v", err)
 	}
 	skip := etcdreplay.Departures()
-	delete(skip, "history-window-cleared")
-	delete(skip, "history-window-edge")
-	delete(skip, "cors-default")
-	skip["cors-default/4"] = "paths outside this dialect are the agent's"
+	skip["cors-default"] = "what browsers are told is the agent's"
 	for _, f := range files {
 		name := strings.TrimSuffix(filepath.Base(f), ".jsonl")
 		t.Run(name, func(t *testing.T) {
@@ -31,7 +26,7 @@ func TestConformance(t *testing.T) {
 				o.HistoryEvents = 1000 // what etcd keeps; the recording looks at its edge
 			}
 			start := func(t *testing.T) string {
-				return serve(t, newMemory(t, o), func(c *etcd.Config) { c.CORS = []string{"*"} })
+				return serve(t, newMemory(t, o), nil)
 			}
 			etcdreplay.Run(t, start(t), f, etcdreplay.Options{Skip: skip, Fresh: start})
 		})

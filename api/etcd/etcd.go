@@ -14,7 +14,6 @@ package etcd
 import (
 	"errors"
 	"net/http"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -24,6 +23,7 @@ import (
 	metrics "github.com/hashicorp/go-metrics"
 
 	"github.com/musterhq/muster/api"
+	"github.com/musterhq/muster/kv"
 )
 
 // Release is the etcd release whose v2 behaviour this dialect has, and the one /version names unless Config says
@@ -56,28 +56,36 @@ type Peer struct {
 	FailedAppends, SuccessfulAppends uint64
 }
 
-// Stats are the figures of consensus in /v2/stats.
+// Traffic counts append messages in one direction. The rates are those of the last ones, 0 after a second of silence.
+type Traffic struct {
+	Appends                   uint64
+	PerSecond, BytesPerSecond float64
+}
+
+// Stats are the figures of consensus and of the tree in /v2/stats.
 type Stats struct {
-	LeaderSince               time.Time // when this server learned of the present leader
-	AppendsSent, AppendsTaken uint64
-	Followers                 []Peer // on the leader only
-	Expired                   uint64 // keys that ran out, as this server counted them
+	LeaderSince    time.Time // when this server learned of the present leader
+	Sent, Received Traffic
+	Followers      []Peer    // on the leader only
+	Applied        kv.Counts // what reached the tree of this server
 }
 
 // Config of a Dialect.
 type Config struct {
 	Store         api.Store
-	Name          string           // name of this server
-	Members       func() []Member  // the servers of the cluster, this one included; any order. Called from any goroutine
-	Membership    Membership       // changes the members; nil: they are fixed
-	Stats         func() Stats     // nil: the figures are left at zero
-	ID            func() uint64    // member id of this server; nil: the Member called Name
-	ServerVersion string           // "etcdserver" of /version; "" = Release
-	CORS          []string         // origins that browsers may call from, "*" for all; none by default
-	MaxBody       int64            // largest form body in bytes; 0 = DefaultMaxBody
-	Timeout       time.Duration    // longest wait for a write or a quorum read; 0 = DefaultTimeout
-	Logger        hclog.Logger     // nil = silent
-	Metrics       *metrics.Metrics // nil = not counted
+	Name          string            // name of this server
+	Members       func() []Member   // the servers of the cluster, this one included; any order. Called from any goroutine
+	Membership    Membership        // changes the members; nil: they are fixed
+	Stats         func() Stats      // nil: the figures are left at zero
+	ID            func() uint64     // member id of this server; nil: the Member called Name
+	ServerVersion string            // "etcdserver" of /version; "" = Release
+	CommandLine   []string          // of the process, without secrets, for /debug/vars
+	FileLimit     uint64            // how many files the process may have open, for /debug/vars
+	SetLogLevel   func(hclog.Level) // for /config/local/log; nil refuses it
+	MaxBody       int64             // largest form body in bytes; 0 = DefaultMaxBody
+	Timeout       time.Duration     // longest wait for a write or a quorum read; 0 = DefaultTimeout
+	Logger        hclog.Logger      // nil = silent
+	Metrics       *metrics.Metrics  // nil = not counted
 }
 
 // Dialect answers the requests of etcd v2 clients. Safe for concurrent use.
@@ -86,14 +94,11 @@ type Dialect struct {
 	store   api.Store
 	log     hclog.Logger
 	started time.Time
-	cors    bool // some origin is allowed
-	corsAll bool // every origin is
 	count   counters
 	buffers sync.Pool
 	cluster atomic.Pointer[clusterHeader]
 	json    []string // header values shared by all answers, never written to
 	text    []string
-	methods []string
 }
 
 // clusterHeader caches the text of the cluster id.
@@ -130,12 +135,9 @@ func New(c Config) (*Dialect, error) {
 		store:   c.Store,
 		log:     c.Logger,
 		started: c.Store.Now(),
-		cors:    len(c.CORS) > 0,
-		corsAll: slices.Contains(c.CORS, "*"),
 		buffers: sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }},
 		json:    []string{"application/json"},
 		text:    []string{"text/plain; charset=utf-8"},
-		methods: []string{"POST, GET, OPTIONS, PUT, DELETE"},
 	}, nil
 }
 
@@ -158,36 +160,22 @@ func (d *Dialect) Routes() []api.Route {
 		row("/v2/stats/leader", api.Cluster, d.serveStatsLeader),
 		row("/v2/stats/store", api.Cluster, d.serveStatsStore),
 		row("/health", api.Cluster, d.serveHealth),
+		row("/v2/auth/", api.Cluster, d.serveAuth),
 		row("/version", api.Local, d.serveVersion),
+		row("/debug/vars", api.Local, d.serveVars),
+		row("/config/local/log", api.Local, d.serveLogLevel),
 	}
 }
 
-// front does what is common to every path: the headers for browsers and OPTIONS, which is 200 everywhere.
+// front answers OPTIONS, which is 200 everywhere. What browsers are told besides is api.CORS's.
 func (d *Dialect) front(h http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if d.cors {
-			d.allowOrigin(w, r)
-		}
 		if r.Method == http.MethodOptions {
 			w.WriteHeader(http.StatusOK)
 			return
 		}
 		h(w, r)
 	})
-}
-
-func (d *Dialect) allowOrigin(w http.ResponseWriter, r *http.Request) {
-	origin := "*"
-	if !d.corsAll {
-		origin = r.Header.Get("Origin")
-		if origin == "" || !slices.Contains(d.cfg.CORS, origin) {
-			return
-		}
-	}
-	h := w.Header()
-	h["Access-Control-Allow-Methods"] = d.methods
-	h["Access-Control-Allow-Origin"] = []string{origin}
-	h["Access-Control-Allow-Headers"] = []string{"accept, content-type, authorization"}
 }
 
 // methodNotAllowed answers 405 as etcd does: the allowed methods in Allow, plain text.

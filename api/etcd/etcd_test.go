@@ -258,26 +258,6 @@ func TestRedirect(t *testing.T) {
 	want(t, call(t, "GET", u+"/v2/keys", ""), 200, `{"action":"get","node":{"dir":true}}`+"\n")
 }
 
-func TestOrigins(t *testing.T) {
-	m := newMemory(t, kv.Options{})
-	origin := func(u, from string) string {
-		return call(t, "GET", u+"/version", "", "Origin", from).header.Get("Access-Control-Allow-Origin")
-	}
-	if got := origin(serve(t, m, nil), "http://page.example"); got != "" {
-		t.Errorf("by default %q is allowed", got)
-	}
-	u := serve(t, m, func(c *etcd.Config) { c.CORS = []string{"http://page.example"} })
-	if got := origin(u, "http://page.example"); got != "http://page.example" {
-		t.Errorf("the listed origin gets %q", got)
-	}
-	if got := origin(u, "http://other.example"); got != "" {
-		t.Errorf("another origin gets %q", got)
-	}
-	if a := call(t, "OPTIONS", u+"/v2/keys/x", ""); a.status != 200 || a.body != "" {
-		t.Errorf("OPTIONS: %d %q", a.status, a.body)
-	}
-}
-
 func TestFarDeadline(t *testing.T) {
 	m := newMemory(t, kv.Options{})
 	u := serve(t, m, nil)
@@ -320,7 +300,7 @@ func TestMembers(t *testing.T) {
 		fake := &fakeMembers{list: list}
 		c.Members, c.Membership = fake.all, fake
 		c.Stats = func() etcd.Stats {
-			return etcd.Stats{AppendsSent: 5, Followers: []etcd.Peer{{ID: 0xb0, Average: 0.5, SuccessfulAppends: 7}}}
+			return etcd.Stats{Followers: []etcd.Peer{{ID: 0xb0, Average: 0.5, SuccessfulAppends: 7}}}
 		}
 	})
 	want(t, call(t, "GET", u+"/v2/members", ""), 200, `{"members":[`+

@@ -123,13 +123,13 @@ func (d *Dialect) get(w http.ResponseWriter, r *http.Request, key string, p *par
 	}
 	snap, _, err := d.store.Read(ctx, level)
 	if err != nil {
-		d.count.add(cGet, false)
+		d.count.read(p, false)
 		d.failStore(w, err)
 		return
 	}
 	e, code, at := snap.Resolve(treePath(key))
 	if code != kv.OK && key != "/" {
-		d.count.add(cGet, false)
+		d.count.read(p, false)
 		f := failure{code: codeNotFound, cause: missing(key, at), index: snap.Index()}
 		if code == kv.NotDir {
 			f.code = codeNotDir
@@ -137,7 +137,7 @@ func (d *Dialect) get(w http.ResponseWriter, r *http.Request, key string, p *par
 		d.fail(w, f)
 		return
 	}
-	d.count.add(cGet, true)
+	d.count.read(p, true)
 	st := d.store.Status()
 	d.setIndexes(w.Header(), snap.Index(), &st)
 	buf := d.body()

@@ -1,15 +1,13 @@
 package etcd
 
 import (
-	"context"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"strconv"
 	"sync/atomic"
 	"time"
 
-	"github.com/musterhq/muster/api"
+	"github.com/musterhq/muster/kv"
 )
 
 // counter names an operation of /v2/stats/store.
@@ -29,18 +27,71 @@ const (
 // counterNames are in the order of the answer.
 var counterNames = [counterCount]string{"gets", "sets", "delete", "update", "create", "compareAndSwap", "compareAndDelete"}
 
-// counters count what this server did since it started.
+// counters count what this server answered without the tree: reads, watches, and writes that never reached it.
 type counters struct {
-	success, fail [counterCount]atomic.Uint64
-	watchers      atomic.Int64
+	gets     [2]atomic.Uint64 // failed, succeeded; by recursive below
+	deep     [2]atomic.Uint64
+	refused  [counterCount]atomic.Uint64
+	watches  atomic.Uint64 // begun
+	watchers atomic.Int64  // waiting now
 }
 
-func (c *counters) add(k counter, ok bool) {
-	if ok {
-		c.success[k].Add(1)
-	} else {
-		c.fail[k].Add(1)
+func (c *counters) read(p *params, ok bool) {
+	to, i := &c.gets, 0
+	if p.recursive {
+		to = &c.deep
 	}
+	if ok {
+		i = 1
+	}
+	to[i].Add(1)
+}
+
+// tally says what an Action of the tree counts as. Locks of the flat dialect are updates of their keys; so were
+// refreshes, which older logs do not tell apart.
+var tally = map[kv.Action]counter{
+	kv.ActSet: cSet, kv.ActCreate: cCreate, kv.ActUpdate: cUpdate, kv.ActCompareAndSwap: cCompareSwap, kv.ActDelete: cDelete,
+	kv.ActCompareAndDelete: cCompareDelete, kv.ActRefresh: cUpdate, kv.ActAcquire: cUpdate, kv.ActRelease: cUpdate,
+}
+
+// Count is how often an operation succeeded and failed.
+type Count struct {
+	Name              string // gets, sets, delete, update, create, compareAndSwap, compareAndDelete
+	Succeeded, Failed uint64
+}
+
+// Counts are the figures of /v2/stats/store: reads and watches that this server was asked for, and changes of user
+// keys by whomever, as far as they reached its tree.
+type Counts struct {
+	Operations []Count // in the order of the answer
+	Recursive  Count   // those of gets that were recursive
+	Expired    uint64
+	Watches    uint64 // begun
+	Watchers   int64  // waiting now
+}
+
+// Counts returns the figures since the process began.
+func (d *Dialect) Counts() Counts {
+	return d.counts(d.stats().Applied)
+}
+
+func (d *Dialect) counts(applied kv.Counts) Counts {
+	c := &d.count
+	out := Counts{
+		Operations: make([]Count, counterCount),
+		Recursive:  Count{"gets", c.deep[1].Load(), c.deep[0].Load()},
+		Expired:    applied.Done[kv.ActExpire], Watches: c.watches.Load(), Watchers: max(c.watchers.Load(), 0),
+	}
+	for i, name := range counterNames {
+		out.Operations[i] = Count{Name: name, Failed: c.refused[i].Load()}
+	}
+	gets := &out.Operations[cGet]
+	gets.Succeeded, gets.Failed = c.gets[1].Load()+out.Recursive.Succeeded, c.gets[0].Load()+out.Recursive.Failed
+	for action, i := range tally {
+		out.Operations[i].Succeeded += applied.Done[action]
+		out.Operations[i].Failed += applied.Refused[action]
+	}
+	return out
 }
 
 func (d *Dialect) stats() Stats {
@@ -84,12 +135,13 @@ func (d *Dialect) serveStatsStore(w http.ResponseWriter, r *http.Request) {
 		b = append(append(append(b, '"'), name...), '"', ':')
 		b = append(strconv.AppendUint(b, n, 10), ',')
 	}
-	for i, name := range counterNames {
-		add(name+"Success", d.count.success[i].Load())
-		add(name+"Fail", d.count.fail[i].Load())
+	c := d.Counts()
+	for _, o := range c.Operations {
+		add(o.Name+"Success", o.Succeeded)
+		add(o.Name+"Fail", o.Failed)
 	}
-	add("expireCount", d.stats().Expired)
-	add("watchers", uint64(max(d.count.watchers.Load(), 0)))
+	add("expireCount", c.Expired)
+	add("watchers", uint64(c.Watchers))
 	w.Header()["Content-Type"] = d.json
 	send(w, http.StatusOK, closeObject(b))
 }
@@ -109,19 +161,18 @@ func (d *Dialect) serveStatsSelf(w http.ResponseWriter, r *http.Request) {
 		State  string     `json:"state"`
 		Start  time.Time  `json:"startTime"`
 		Leader leaderInfo `json:"leaderInfo"`
-		Taken  uint64     `json:"recvAppendRequestCnt"`
-		Sent   uint64     `json:"sendAppendRequestCnt"`
+
+		Received      uint64  `json:"recvAppendRequestCnt"`
+		ReceivedRate  float64 `json:"recvPkgRate,omitempty"`
+		ReceivedBytes float64 `json:"recvBandwidthRate,omitempty"`
+		Sent          uint64  `json:"sendAppendRequestCnt"`
+		SentRate      float64 `json:"sendPkgRate,omitempty"`
+		SentBytes     float64 `json:"sendBandwidthRate,omitempty"`
 	}
 	st, s := d.store.Status(), d.stats()
 	members := d.cfg.Members()
 	out.Name, out.ID, out.Start = d.cfg.Name, hexID(d.self(members)), d.started.UTC()
-	out.State = "StateFollower"
-	switch st.State {
-	case "leader":
-		out.State = "StateLeader"
-	case "candidate":
-		out.State = "StateCandidate"
-	}
+	out.State = stateName(st.State)
 	if l := leaderOf(members); l != nil {
 		since := s.LeaderSince
 		if since.IsZero() {
@@ -129,8 +180,24 @@ func (d *Dialect) serveStatsSelf(w http.ResponseWriter, r *http.Request) {
 		}
 		out.Leader = leaderInfo{Leader: hexID(l.ID), Uptime: d.store.Now().Sub(since).String(), Start: since.UTC()}
 	}
-	out.Taken, out.Sent = s.AppendsTaken, s.AppendsSent
+	out.Received, out.Sent = s.Received.Appends, s.Sent.Appends
+	if st.State == "leader" {
+		out.SentRate, out.SentBytes = s.Sent.PerSecond, s.Sent.BytesPerSecond
+	} else {
+		out.ReceivedRate, out.ReceivedBytes = s.Received.PerSecond, s.Received.BytesPerSecond
+	}
 	d.sendJSON(w, http.StatusOK, &out)
+}
+
+// stateName is what clients of this dialect call the state of a server.
+func stateName(state string) string {
+	switch state {
+	case "leader":
+		return "StateLeader"
+	case "candidate":
+		return "StateCandidate"
+	}
+	return "StateFollower"
 }
 
 // self is the member id of this server, 0 if it is in no list.
@@ -180,33 +247,4 @@ func (d *Dialect) serveStatsLeader(w http.ResponseWriter, r *http.Request) {
 		out.Followers[hexID(p.ID)] = f
 	}
 	d.sendJSON(w, http.StatusOK, &out)
-}
-
-func (d *Dialect) serveVersion(w http.ResponseWriter, r *http.Request) {
-	if onlyGet(w, r) {
-		w.Header()["Content-Type"] = d.json
-		_, _ = fmt.Fprintf(w, `{"etcdserver":%q,"etcdcluster":%q}`, d.cfg.ServerVersion, clusterRelease)
-	}
-}
-
-// serveHealth says "true" when this server knows a leader; the leader itself also has to prove within a second
-// that a quorum follows it.
-func (d *Dialect) serveHealth(w http.ResponseWriter, r *http.Request) {
-	if !onlyGet(w, r) {
-		return
-	}
-	st := d.store.Status()
-	healthy := st.LeaderID != ""
-	if healthy && st.State == "leader" {
-		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
-		defer cancel()
-		_, _, err := d.store.Read(ctx, api.Consistent)
-		healthy = err == nil
-	}
-	w.Header()["Content-Type"] = d.text
-	if healthy {
-		send(w, http.StatusOK, []byte(`{"health":"true"}`))
-		return
-	}
-	send(w, http.StatusServiceUnavailable, []byte(`{"health":"false"}`+"\n"))
 }

@@ -138,6 +138,7 @@ func serve(t testing.TB, m *memory, change func(*etcd.Config)) string {
 		return now
 	}
 	c := etcd.Config{Store: m, Name: "n1", Timeout: 2 * time.Second, Members: all, Membership: list}
+	c.Stats = func() etcd.Stats { return etcd.Stats{Applied: m.tree.Counts()} }
 	if change != nil {
 		change(&c)
 	}

@@ -25,6 +25,7 @@ func (d *Dialect) watch(w http.ResponseWriter, r *http.Request, key string, p *p
 		return
 	}
 	defer watcher.Stop()
+	d.count.watches.Add(1)
 	d.count.watchers.Add(1)
 	defer d.count.watchers.Add(-1)
 

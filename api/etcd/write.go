@@ -36,7 +36,7 @@ func (d *Dialect) write(w http.ResponseWriter, r *http.Request, key string, p *p
 		o.put(r.Method == http.MethodPost, tree, p, d.deadline(p))
 	}
 	if key == "/" && r.Method != http.MethodPost {
-		d.count.add(o.count, false)
+		d.count.refused[o.count].Add(1)
 		d.refuseRoot(w, r, &o)
 		return
 	}
@@ -44,16 +44,14 @@ func (d *Dialect) write(w http.ResponseWriter, r *http.Request, key string, p *p
 	defer cancel()
 	res, err := d.commit(ctx, &o, tree, p)
 	if err != nil {
-		d.count.add(o.count, false)
+		d.count.refused[o.count].Add(1)
 		d.failStore(w, err)
 		return
 	}
 	if res.Code != kv.OK || len(res.Ops) == 0 || res.Ops[0].Event == nil {
-		d.count.add(o.count, false)
 		d.failResult(w, &res, key, p)
 		return
 	}
-	d.count.add(o.count, true)
 	ev := res.Ops[0].Event
 	status := http.StatusOK
 	if o.action == "create" || o.action == "set" && ev.Prev == nil {
