@@ -232,7 +232,9 @@ func (a *Agent) openTree() error {
 		a.store = noStore{}
 		return nil
 	}
-	a.tree = kv.New(kv.Options{Deriver: catalog.Views{}, Version: version.Version})
+	a.tree = kv.New(kv.Options{
+		Deriver: catalog.Views{}, Version: version.Version, HistoryEvents: a.cfg.WatchHistoryEvents, HistoryBytes: a.cfg.WatchHistoryBytes,
+	})
 	a.onStop("tree", func(context.Context) error { a.tree.Close(); return nil })
 	dir := ""
 	if a.cfg.DataDir != "" {

@@ -127,6 +127,16 @@ type Config struct {
 	// HTTP are the details of the HTTP interfaces.
 	HTTP HTTPConfig `key:"http_config"`
 
+	// CORS are the origins ("https://ui.example:8443") whose web pages may call this agent from a browser, "*" for
+	// every page; a flag may name several separated by commas. Default: none.
+	CORS []string `key:"cors" flag:"cors" usage:"origins whose web pages may call, separated by commas; * = all"`
+
+	// WatchHistoryEvents and WatchHistoryBytes bound what a server remembers of the changes of user keys, for
+	// watches into the past; whichever is reached first. All servers should have the same. Defaults: 200,000 events,
+	// 16 MiB.
+	WatchHistoryEvents int `key:"watch_history_events" flag:"watch-history-events" usage:"changes of keys remembered for watches into the past"`
+	WatchHistoryBytes  int `key:"watch_history_bytes" flag:"watch-history-bytes" usage:"bytes those changes may take"`
+
 	// Limits bound what clients may take.
 	Limits Limits `key:"limits"`
 
@@ -370,6 +380,7 @@ func Defaults() Config {
 			GossipInterval: 100 * time.Millisecond, GossipNodes: 3, ProbeInterval: 500 * time.Millisecond,
 			ProbeTimeout: 250 * time.Millisecond, SuspicionMult: 4, RetransmitMult: 4,
 		},
+		WatchHistoryEvents: 200_000, WatchHistoryBytes: 16 << 20,
 		DefaultQueryTime: 300 * time.Second, MaxQueryTime: 600 * time.Second, SessionTTLMin: 10 * time.Second,
 		CheckUpdateInterval: 5 * time.Minute, CheckOutputMaxSize: 4096, LogLevel: "info", SkipLeaveOnInterrupt: true,
 		Telemetry: Telemetry{MetricsPrefix: "consul", DisableHostname: true, FilterDefault: true},

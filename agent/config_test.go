@@ -250,6 +250,10 @@ func TestRefusals(t *testing.T) {
 		{"verify without ca", `tls { internal_rpc { verify_incoming = true } }`, nil, []string{"tls.internal_rpc.verify_incoming: needs ca_file"}},
 		{"access control", `acl { enabled = true }`, nil, []string{"acl: access control is not available"}},
 		{"write from", `http_config { allow_write_http_from = ["x"] }`, nil, []string{"allow_write_http_from[0]: expected a network"}},
+		{"origin", `cors = ["http://a.example", "page.example"]`, nil, []string{"cors: expected * or an origin", `"page.example"`}},
+		{"origin with path", `cors = ["http://a.example/"]`, nil, []string{"cors: expected"}},
+		{"no history", `watch_history_events = 0`, nil, []string{"watch_history_events: expected a number from 1"}},
+		{"tiny history", `watch_history_bytes = 100`, nil, []string{"watch_history_bytes: expected a number from 65536"}},
 		{"service without name", `service { port = 1 }`, nil, []string{"services[0]: Missing service name"}},
 		{"two services", `service { name = "a" } service { name = "a" }`, nil, []string{"services[1]: a service with the id \"a\""}},
 		{"check without name", `check { ttl = "1s" }`, nil, []string{"checks[0]: Missing check name"}},
@@ -516,4 +520,28 @@ E`, `node_meta { a = 1 }`, `services = [1, "a", {}]`, `tls { https = [] }`, `{"s
 func encodeForTest(v any) (string, error) {
 	b, err := json.Marshal(v)
 	return string(b), err
+}
+
+func TestOriginsAndHistory(t *testing.T) {
+	c, _, err := load(t, map[string]string{"1.hcl": `cors = ["https://a.example"] watch_history_events = 1000`}, []string{"MUSTER_WATCH_HISTORY_BYTES=1048576"}, "-data-dir=/d", "-cors=http://b.example:8080, *")
+	if err != nil || !slices.Equal(c.CORS, []string{"https://a.example", "http://b.example:8080", "*"}) || c.WatchHistoryEvents != 1000 || c.WatchHistoryBytes != 1<<20 {
+		t.Fatalf("%v %d %d, %v", c.CORS, c.WatchHistoryEvents, c.WatchHistoryBytes, err)
+	}
+	if d := Defaults(); len(d.CORS) != 0 || d.WatchHistoryEvents <= 1000 {
+		t.Fatalf("defaults %v, %d events", d.CORS, d.WatchHistoryEvents)
+	}
+}
+
+func TestCommandLineWithoutSecrets(t *testing.T) {
+	got := withoutSecrets([]string{
+		"muster", "agent", "-encrypt=a2V5", "--encrypt", "a2V5", "-node", "n1", "-hcl", `encrypt = "a2V5"`, "--hcl=x", "-retry-join=provider=x secret_access_key=a2V5",
+		"-retry-join", "provider=x api_key=a2V5", "-server", "-acl-token=a2V5", "-data-dir=/d", "-hcl",
+	})
+	want := []string{
+		"muster", "agent", "-encrypt=hidden", "--encrypt", "hidden", "-node", "n1", "-hcl", "hidden", "--hcl=hidden", "-retry-join=hidden",
+		"-retry-join", "hidden", "-server", "-acl-token=hidden", "-data-dir=/d", "-hcl",
+	}
+	if !slices.Equal(got, want) {
+		t.Fatalf("%q\nwant %q", got, want)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"os"
 	"regexp"
 	"strings"
@@ -341,6 +342,8 @@ func (v *validator) numbers() {
 		{"autopilot.max_trailing_logs", c.Autopilot.MaxTrailingLogs, 0, big},
 		{"autopilot.min_quorum", c.Autopilot.MinQuorum, 0, 1000},
 		{"raft_trailing_logs", c.RaftTrailingLogs, 1, big},
+		{"watch_history_events", c.WatchHistoryEvents, 1, 100_000_000},
+		{"watch_history_bytes", c.WatchHistoryBytes, 64 << 10, big},
 		{"check_output_max_size", c.CheckOutputMaxSize, 1, 1 << 20},
 		{"http_config.max_header_bytes", c.HTTP.MaxHeaderBytes, 0, 64 << 20},
 		{"limits.http_max_conns_per_client", c.Limits.HTTPMaxConnsPerClient, 0, big},
@@ -382,6 +385,7 @@ func (v *validator) words() {
 			v.bad(fmt.Sprintf("http_config.allow_write_http_from[%d]", i), "expected a network such as 10.0.0.0/8, got %q", cidr)
 		}
 	}
+	v.origins()
 	for i, p := range c.HTTP.BlockEndpoints {
 		if !strings.HasPrefix(p, "/") {
 			v.bad(fmt.Sprintf("http_config.block_endpoints[%d]", i), "expected a path that begins with a slash, got %q", p)
@@ -390,6 +394,18 @@ func (v *validator) words() {
 	for i, f := range c.Telemetry.PrefixFilter {
 		if len(f) < 2 || f[0] != '+' && f[0] != '-' {
 			v.bad(fmt.Sprintf("telemetry.prefix_filter[%d]", i), "expected + or - and a prefix, got %q", f)
+		}
+	}
+}
+
+// origins splits the lists given as one text, and checks each as what a browser would send.
+func (v *validator) origins() {
+	c := v.c
+	c.CORS = strings.FieldsFunc(strings.Join(c.CORS, ","), func(r rune) bool { return r == ',' || r == ' ' })
+	for _, o := range c.CORS {
+		u, err := url.Parse(o)
+		if o != "*" && (err != nil || u.Host == "" || u.Scheme+"://"+u.Host != o) {
+			v.bad("cors", "expected * or an origin such as https://ui.example:8443, got %q", o)
 		}
 	}
 }

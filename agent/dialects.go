@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/musterhq/muster/api/consul"
@@ -80,9 +81,13 @@ func (a *Agent) openDialects() error {
 	var err error
 	a.etcd, err = etcd.New(etcd.Config{
 		Store: a.store, Name: a.cfg.NodeName, Members: a.etcdMembers, Membership: clusterMembers{a}, ID: a.ownMemberID, Logger: a.log, Metrics: a.metrics,
+		Stats: a.etcdStats, CommandLine: withoutSecrets(os.Args), FileLimit: fileLimit(), SetLogLevel: a.log.SetLevel,
 	})
 	if err != nil {
 		return err
+	}
+	if a.raft != nil {
+		a.scraped.MustRegister(&etcdCollector{a})
 	}
 	a.agentAPI = a.newAgentAPI()
 	return nil

@@ -24,6 +24,7 @@ func (a *Agent) startHTTP() error {
 	if err != nil {
 		return err
 	}
+	handler = api.CORS(a.cfg.CORS, handler) // here and not in the routes: a relayed answer has the headers once
 	open := func(list []Listener, tlsConfig *tls.Config) error {
 		for _, l := range list {
 			addr := l.Address
@@ -92,7 +93,7 @@ func clientTLS(t TLSConfig) (*tls.Config, error) {
 // localRoutes are the rows that belong to no dialect.
 func (a *Agent) localRoutes() []api.Route {
 	get := []string{http.MethodGet, http.MethodHead}
-	rows := []api.Route{{Pattern: "/metrics", Methods: get, Handler: a.prom}, a.removalRoute()}
+	rows := []api.Route{{Pattern: "/metrics", Methods: get, Handler: a.prom, Refuse: optionsOr("GET, HEAD")}, a.removalRoute()}
 	if !a.cfg.EnableDebug {
 		return rows
 	}
@@ -103,6 +104,17 @@ func (a *Agent) localRoutes() []api.Route {
 		api.Route{Pattern: "/debug/pprof/symbol", Methods: append(get, http.MethodPost), Handler: http.HandlerFunc(pprof.Symbol)},
 		api.Route{Pattern: "/debug/pprof/trace", Methods: get, Handler: http.HandlerFunc(pprof.Trace)},
 	)
+}
+
+// optionsOr answers OPTIONS with 200, as the hierarchical dialect does on every path, and other methods with 405.
+func optionsOr(allow string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodOptions {
+			return
+		}
+		w.Header().Set("Allow", allow)
+		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
+	})
 }
 
 // guarded puts what http_config demands around the routes: blocked endpoints, networks that may write, headers

@@ -58,15 +58,26 @@ func (a *Agent) notFound() http.Handler {
 	flat := consul.NotFound()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
+		case r.Method == http.MethodOptions && !strings.HasPrefix(r.URL.Path, "/v1/"):
 		case r.URL.Path == "/":
 			w.Header()["Content-Type"] = []string{"text/plain; charset=utf-8"}
 			_, _ = io.WriteString(w, "Muster agent. The HTTP interfaces are at /v1/ and /v2/.\n")
-		case r.URL.Path == "/v2", strings.HasPrefix(r.URL.Path, "/v2/"):
+		case hierarchical(r.URL.Path):
 			http.NotFound(w, r)
 		default:
 			flat.ServeHTTP(w, r)
 		}
 	})
+}
+
+// hierarchical says whether a path looks like one of that dialect.
+func hierarchical(path string) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	switch first {
+	case "v2", "version", "health", "debug", "config", "metrics":
+		return true
+	}
+	return false
 }
 
 // clustered wraps a row that needs the replicated tree.

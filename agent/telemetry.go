@@ -37,6 +37,7 @@ func hclogLevel(name string) hclog.Level { return hclog.LevelFromString(name) }
 type telemetry struct {
 	metrics *metrics.Metrics
 	memory  *metrics.InmemSink
+	scraped *prometheus.Registry
 	prom    http.Handler // /metrics and ?format=prometheus
 }
 
@@ -66,5 +67,5 @@ func newTelemetry(cfg *Config) (*telemetry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
-	return &telemetry{metrics: m, memory: memory, prom: promhttp.HandlerFor(registry, promhttp.HandlerOpts{})}, nil
+	return &telemetry{metrics: m, memory: memory, scraped: registry, prom: promhttp.HandlerFor(registry, promhttp.HandlerOpts{})}, nil
 }

@@ -31,7 +31,7 @@ type Traffic struct {
 // Follower tells how appends to one follower went: each is measured from when it was sent until it was answered,
 // the follower's disk included. Only a leader sends any; what it measured stays when it leads no longer.
 type Follower struct {
-	ID                                          string
+	ID, Addr                                    string
 	Current, Average, Deviation, Least, Longest time.Duration
 	Succeeded, Failed                           uint64
 }
@@ -42,13 +42,13 @@ func (n *Node) Figures() Figures {
 	f := n.figures.read(mono())
 	f.Pending, f.Failed = len(n.slots), n.figures.failed.Load()
 	if servers, err := n.Servers(); err == nil {
-		known := make(map[string]bool, len(servers))
+		addr := make(map[string]string, len(servers))
 		for _, s := range servers {
-			known[s.ID] = true
+			addr[s.ID] = s.Addr
 		}
 		kept := f.Followers[:0]
 		for _, p := range f.Followers {
-			if known[p.ID] {
+			if p.Addr = addr[p.ID]; p.Addr != "" {
 				kept = append(kept, p)
 			}
 		}

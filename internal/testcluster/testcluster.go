@@ -47,6 +47,7 @@ const (
 // test's goroutine; requests (Do, Get, Put) may be made from any.
 type Host struct {
 	Name, IP  string
+	DataDir   string
 	ExtraArgs []string // flags added at each Start
 
 	args    []string
@@ -122,9 +123,9 @@ func (c *Cluster) newHost(t testing.TB, name string, args ...string) *Host {
 		t.Fatal("one process has loopback addresses for 254 hosts")
 	}
 	pid := os.Getpid()
-	h := &Host{Name: name, IP: fmt.Sprintf("127.%d.%d.%d", 120+pid/250%120, pid%250, n), network: c.network, log: &logSink{t: t}}
+	h := &Host{Name: name, IP: fmt.Sprintf("127.%d.%d.%d", 120+pid/250%120, pid%250, n), DataDir: t.TempDir(), network: c.network, log: &logSink{t: t}}
 	h.args = []string{
-		"-node=" + name, "-bind=" + h.IP, "-client=" + h.IP, "-data-dir=" + t.TempDir(), "-log-level=info", "-retry-interval=250ms",
+		"-node=" + name, "-bind=" + h.IP, "-client=" + h.IP, "-data-dir=" + h.DataDir, "-log-level=info", "-retry-interval=250ms",
 		`-hcl=performance { leave_drain_time = "100ms" }`,
 	}
 	h.args = append(append(h.args, c.args...), args...)

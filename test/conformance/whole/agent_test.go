@@ -26,17 +26,17 @@ func recordings(t *testing.T, dialect string) []string {
 func family(file string) string { return strings.TrimSuffix(filepath.Base(file), ".jsonl") }
 
 // server starts a cluster of one, with the recorded name.
-func server(t *testing.T) *testcluster.Host {
+func server(t *testing.T, args ...string) *testcluster.Host {
 	t.Helper()
-	_, s := single(t)
+	_, s := single(t, args...)
 	settle(t, s)
 	return s
 }
 
 // proxy starts a server and a proxy beside it.
-func proxy(t *testing.T) *testcluster.Host {
+func proxy(t *testing.T, args ...string) *testcluster.Host {
 	t.Helper()
-	c, s := single(t)
+	c, s := single(t, args...)
 	p := c.AddProxy(t, "p1")
 	p.WaitReady(t)
 	settle(t, s)
@@ -59,9 +59,9 @@ func settle(t *testing.T, s *testcluster.Host) {
 	})
 }
 
-func single(t *testing.T) (*testcluster.Cluster, *testcluster.Host) {
+func single(t *testing.T, args ...string) (*testcluster.Cluster, *testcluster.Host) {
 	t.Helper()
-	c := testcluster.Start(t, 0, 0)
+	c := testcluster.Start(t, 0, 0, args...)
 	s := c.AddServer(t, "n1", "-bootstrap-expect=1")
 	s.WaitReady(t)
 	return c, s
@@ -78,10 +78,10 @@ func with(list, more map[string]string) map[string]string {
 // a cluster of its own, because replaying deletes all keys.
 func TestHierarchicalDialect(t *testing.T) {
 	t.Parallel()
-	replay := func(at func(*testing.T) *testcluster.Host, behind bool, more map[string]string) func(*testing.T) {
+	replay := func(at func(*testing.T, ...string) *testcluster.Host, behind bool, more map[string]string) func(*testing.T) {
 		return func(t *testing.T) {
 			t.Parallel()
-			h, skip := at(t), with(etcdreplay.Departures(), more)
+			h, skip := at(t, etcdreplay.Likeness()...), with(etcdreplay.Departures(), more)
 			for _, file := range recordings(t, "etcd") {
 				t.Run(family(file), func(t *testing.T) {
 					etcdreplay.Run(t, h.EtcdURL(), file, etcdreplay.Options{Skip: skip, Behind: behind})
@@ -141,7 +141,7 @@ func (s *stage) StartProxy(t *testing.T, _ string) string {
 // TestFlatDialect replays what Consul clients see, the local agent's endpoints included, at a server and at a proxy.
 func TestFlatDialect(t *testing.T) {
 	t.Parallel()
-	replay := func(at func(*testing.T) *testcluster.Host, more map[string]string) func(*testing.T) {
+	replay := func(at func(*testing.T, ...string) *testcluster.Host, more map[string]string) func(*testing.T) {
 		return func(t *testing.T) {
 			t.Parallel()
 			h, skip := at(t), with(departures, more)
