@@ -1,7 +1,7 @@
 package etcdreplay
 
-// Departures are the recordings ("name.jsonl"), cases ("case") and steps ("case/step") that Muster answers otherwise
-// as it is configured like etcd (Likeness), with the reason. Whatever is not here must be as recorded.
+// Departures are the recordings ("name.jsonl"), cases ("case") and steps ("case/step") that Muster, configured like etcd
+// (Likeness), answers otherwise, with the reason. Whatever is not here must be as recorded.
 func Departures() map[string]string {
 	return map[string]string{
 		"stream-from-history-gives-one-old-event-then-stops/6": "a stream from the past goes on instead of falling silent for ever",
