@@ -259,7 +259,7 @@ func TestRefusals(t *testing.T) {
 		{"check without name", `check { ttl = "1s" }`, nil, []string{"checks[0]: Missing check name"}},
 		{"check of an unknown service", `check { name = "x" ttl = "1s" service_id = "no" }`, nil, []string{"checks[0]", `"no"`}},
 		{"script", `check { name = "x" args = ["true"] interval = "1s" }`, nil, []string{"checks[0]: Scripts are disabled"}},
-		{"unsupported kind", `check { name = "x" grpc = "a:1" interval = "1s" }`, nil, []string{"checks[0]: Invalid check:", "grpc", "ttl, http or tcp"}},
+		{"no kind", `check { name = "x" interval = "1s" }`, nil, []string{"checks[0]: Invalid check:", "TTL must be > 0 for TTL checks"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, _, err := load(t, map[string]string{"1.hcl": c.text}, nil, append([]string{"-data-dir=/d"}, c.args...)...)

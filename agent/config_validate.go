@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-uuid"
+
+	"github.com/musterhq/muster/health"
 )
 
 // validator checks a decoded Config, resolves its addresses and fills what depends on other keys. It goes on after
@@ -412,11 +414,11 @@ func (v *validator) origins() {
 
 // definitions checks services and checks with the registry's own rules.
 func (v *validator) definitions() {
-	scripts := v.c.EnableScriptChecks || v.c.EnableLocalScriptChecks
+	may := rules{v.c.EnableScriptChecks || v.c.EnableLocalScriptChecks, new(health.Host)}
 	seen := map[string]bool{}
 	for i := range v.c.Services {
 		key := fmt.Sprintf("services[%d]", i)
-		s, err := normaliseService(v.c.Services[i], scripts)
+		s, err := normaliseService(v.c.Services[i], may)
 		if err != nil {
 			v.bad(key, "%v", err)
 			continue
@@ -429,7 +431,7 @@ func (v *validator) definitions() {
 	for i := range v.c.Checks {
 		key := fmt.Sprintf("checks[%d]", i)
 		def := v.c.Checks[i]
-		if _, err := normaliseCheck(def, scripts); err != nil {
+		if _, err := normaliseCheck(def, may); err != nil {
 			v.bad(key, "%v", err)
 		} else if def.ServiceID != "" && !seen[def.ServiceID] {
 			v.bad(key, "no service with the id %q is defined in the configuration", def.ServiceID)

@@ -14,20 +14,21 @@ import (
 
 // openRegistry opens what this machine registered and starts its checks.
 func (a *Agent) openRegistry() error {
+	remote := &HTTPCluster{Do: a.callWhenUp, Nodes: func() int { return len(a.pool.Members()) }}
 	r, err := OpenRegistry(RegistryConfig{
 		Dir: a.cfg.DataDir, NodeName: a.cfg.NodeName, Services: a.cfg.Services, Checks: a.cfg.Checks,
 		CheckUpdateInterval: a.cfg.CheckUpdateInterval, CheckOutputMaxSize: a.cfg.CheckOutputMaxSize, DiscardCheckOutput: a.cfg.DiscardCheckOutput,
 		EnableScriptChecks: a.cfg.EnableScriptChecks, EnableLocalScriptChecks: a.cfg.EnableLocalScriptChecks,
-		Logger: a.log, Metrics: a.metrics,
+		Nodes: remote, Logger: a.log, Metrics: a.metrics,
 	})
 	if err != nil {
 		return err
 	}
 	a.registry = r
 	a.onStop("local registry", func(context.Context) error { return r.Close() })
-	var cluster Cluster = &HTTPCluster{Do: a.call, Nodes: func() int { return len(a.pool.Members()) }}
+	var cluster Cluster = remote
 	if a.raft != nil {
-		cluster = &StoreCluster{Store: a.store, Remote: cluster}
+		cluster = &StoreCluster{Store: a.store, Remote: remote}
 	}
 	a.sync = NewSync(SyncConfig{
 		Registry: r, Cluster: cluster, Node: a.node,
@@ -67,6 +68,16 @@ func (a *Agent) call(req *http.Request) (*http.Response, error) {
 		req.URL.Scheme, req.URL.Host = a.scheme(), "cluster"
 	}
 	return a.relay.RoundTrip(req, proxy.Leader)
+}
+
+// callWhenUp is call for parts that begin before everything is up.
+func (a *Agent) callWhenUp(req *http.Request) (*http.Response, error) {
+	select {
+	case <-a.up:
+		return a.call(req)
+	case <-req.Context().Done():
+		return nil, req.Context().Err()
+	}
 }
 
 // openDialects makes the translators. On a proxy they never touch a store: their routes are relayed.

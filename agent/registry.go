@@ -40,6 +40,8 @@ type RegistryConfig struct {
 	EnableLocalScriptChecks bool          // from files
 	PushWait                time.Duration // how long a registration waits for the cluster before it is answered; 0 = 1s
 	ReapInterval            time.Duration // how often critical services are looked for; 0 = 30s
+	Nodes                   NodeWatcher   // for alias checks of other nodes; nil: there are none
+	Host                    *health.Host  // nil: as it is found
 
 	Logger  hclog.Logger
 	Metrics *metrics.Metrics
@@ -56,7 +58,8 @@ type Registry struct {
 	log   hclog.Logger
 	store *registryStore
 
-	index checkIndex
+	index   checkIndex
+	aliases aliasWatches
 
 	mu       sync.RWMutex
 	services map[string]*localService
@@ -118,6 +121,12 @@ func OpenRegistry(cfg RegistryConfig) (*Registry, error) {
 	}
 	if cfg.ReapInterval == 0 {
 		cfg.ReapInterval = 30 * time.Second
+	}
+	if cfg.Nodes == nil {
+		cfg.Nodes = noNodes{}
+	}
+	if cfg.Host == nil {
+		cfg.Host = new(health.Host)
 	}
 	r := &Registry{
 		cfg: cfg, log: cfg.Logger.Named("registry"),
@@ -207,12 +216,14 @@ func (r *Registry) finish(ctx context.Context, saved <-chan error, ch *change) e
 
 // tellService and tellCheck note whom to tell once the lock is free.
 func (r *Registry) tellService(ch *change, id string) {
+	r.aliases.wake(id)
 	if p := r.push; p != nil {
 		ch.pushed = append(ch.pushed, func() <-chan struct{} { return p.serviceChanged(id) })
 	}
 }
 
 func (r *Registry) tellCheck(ch *change, serviceID, id string) {
+	r.aliases.wake(serviceID)
 	if p := r.push; p != nil {
 		ch.pushed = append(ch.pushed, func() <-chan struct{} { return p.checkChanged(serviceID, id) })
 	}
@@ -222,7 +233,7 @@ func (r *Registry) tellCheck(ch *change, serviceID, id string) {
 // replaceChecks. It returns when the registration is saved and the catalog was told, or could not be told within
 // PushWait: Sync repairs that later. Refusals are *consul.LocalError and change nothing.
 func (r *Registry) RegisterService(ctx context.Context, def consul.ServiceDefinition, replaceChecks bool) error {
-	def, err := normaliseService(def, r.cfg.EnableScriptChecks)
+	def, err := normaliseService(def, r.rules(r.cfg.EnableScriptChecks))
 	if err != nil {
 		return err
 	}
@@ -329,7 +340,7 @@ func (r *Registry) dropService(ch *change, svc *localService) {
 
 // RegisterCheck registers or replaces a check that stands by itself, of the node or of a known service.
 func (r *Registry) RegisterCheck(ctx context.Context, def consul.CheckDefinition) error {
-	def, err := normaliseCheck(def, r.cfg.EnableScriptChecks)
+	def, err := normaliseCheck(def, r.rules(r.cfg.EnableScriptChecks))
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -52,7 +53,8 @@ func newLocalCheck(r *Registry, def consul.CheckDefinition, src source, alone bo
 
 // start runs the check. last is the state it takes over, if any.
 func (c *localCheck) start(last health.State) {
-	spec := specOf(c.def)
+	spec := specOf(c.def, c.reg.cfg.Host)
+	spec.Aliased = c.aliased()
 	if spec.OutputMaxSize == 0 {
 		spec.OutputMaxSize = c.reg.cfg.CheckOutputMaxSize
 	}
@@ -82,6 +84,21 @@ func (c *localCheck) start(last health.State) {
 	}
 }
 
+// aliased is what an alias check follows, nil for other kinds.
+func (c *localCheck) aliased() health.Aliased {
+	switch {
+	case c.def.AliasNode != "":
+		a := remoteAlias{nodes: c.reg.cfg.Nodes, node: c.def.AliasNode, service: c.def.AliasService}
+		if strings.EqualFold(a.node, c.reg.cfg.NodeName) {
+			a.self = c.def.ID
+		}
+		return a
+	case c.def.AliasService != "":
+		return localAlias{c.reg, c.def.ID, c.def.AliasService}
+	}
+	return nil
+}
+
 // Report takes a result; it implements health.Reporter. The same status and output end here, output alone is sent
 // within CheckUpdateInterval, a status at once.
 func (c *localCheck) Report(_ string, status health.Status, output string) {
@@ -107,6 +124,7 @@ func (c *localCheck) Report(_ string, status health.Status, output string) {
 		// Somewhere in the second half of the interval, so that many checks do not write in step.
 		c.outputTimer = time.AfterFunc(delay/2+rand.N(delay/2+1), c.sendOutput)
 	}
+	c.reg.aliases.wake(c.def.ServiceID)
 	c.reg.store.state(c.def.ID, savedState{Status: status, Output: output, Expired: c.spent()}, changed)
 	c.mu.Unlock()
 	if changed {

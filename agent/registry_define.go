@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/musterhq/muster/api/consul"
@@ -20,8 +19,13 @@ const (
 	maxMetaValue = 512
 )
 
-// supportedKinds of checks, for error texts.
-const supportedKinds = "ttl, http or tcp"
+// rules are what this agent runs.
+type rules struct {
+	scripts bool // programs: script and docker checks
+	host    *health.Host
+}
+
+func (r *Registry) rules(scripts bool) rules { return rules{scripts, r.cfg.Host} }
 
 func refuse(status int, format string, args ...any) error {
 	return &consul.LocalError{Status: status, Text: fmt.Sprintf(format, args...)}
@@ -34,7 +38,7 @@ func badRequest(format string, args ...any) error {
 // normaliseService checks a service definition and fills in what the contract derives: the ID, weights, tagged
 // addresses by family, and the ids and names of its checks, all of which move to Checks. The argument's own maps
 // and lists are not changed. Errors are *consul.LocalError.
-func normaliseService(def consul.ServiceDefinition, scripts bool) (consul.ServiceDefinition, error) {
+func normaliseService(def consul.ServiceDefinition, may rules) (consul.ServiceDefinition, error) {
 	if def.Name == "" {
 		return def, badRequest("Missing service name")
 	}
@@ -59,7 +63,7 @@ func normaliseService(def consul.ServiceDefinition, scripts bool) (consul.Servic
 		return def, badRequest("Invalid Service Meta: %v", err)
 	}
 	def.TaggedAddresses = serviceAddresses(def)
-	checks, err := serviceChecks(def, scripts)
+	checks, err := serviceChecks(def, may)
 	def.Check, def.Checks = nil, checks
 	return def, err
 }
@@ -134,7 +138,7 @@ func serviceAddresses(def consul.ServiceDefinition) map[string]catalog.Address {
 }
 
 // serviceChecks collects the checks of a service in their order and gives them ids and names.
-func serviceChecks(def consul.ServiceDefinition, scripts bool) ([]consul.CheckDefinition, error) {
+func serviceChecks(def consul.ServiceDefinition, may rules) ([]consul.CheckDefinition, error) {
 	all := make([]consul.CheckDefinition, 0, len(def.Checks)+1)
 	if def.Check != nil && !def.Check.IsZero() {
 		all = append(all, *def.Check)
@@ -160,7 +164,7 @@ func serviceChecks(def consul.ServiceDefinition, scripts bool) ([]consul.CheckDe
 			return nil, badRequest("Invalid check: two checks of the service have the id %q", c.ID)
 		}
 		ids[c.ID] = true
-		if err := checkKind(*c, scripts); err != nil {
+		if err := checkKind(*c, may); err != nil {
 			return nil, err
 		}
 	}
@@ -172,7 +176,7 @@ func validStatus(s string) bool {
 }
 
 // normaliseCheck checks a definition that stands by itself and fills in its ID. Errors are *consul.LocalError.
-func normaliseCheck(def consul.CheckDefinition, scripts bool) (consul.CheckDefinition, error) {
+func normaliseCheck(def consul.CheckDefinition, may rules) (consul.CheckDefinition, error) {
 	if def.Name == "" {
 		return def, badRequest("Missing check name")
 	}
@@ -182,52 +186,34 @@ func normaliseCheck(def consul.CheckDefinition, scripts bool) (consul.CheckDefin
 	if !validStatus(def.Status) {
 		return def, badRequest("Bad check status")
 	}
-	return def, checkKind(def, scripts)
+	return def, checkKind(def, may)
 }
 
 // checkKind refuses a check that is malformed, that this agent cannot run or that it must not run.
-func checkKind(def consul.CheckDefinition, scripts bool) error {
-	kind := def.Kind()
-	active := slices.Contains([]string{"grpc", "http", "tcp", "udp", "docker", "script", "h2ping", "os_service"}, kind)
-	var err error
-	switch {
-	case def.Interval > 0 && def.TTL > 0:
-		err = health.ErrIntervalAndTTL
-	case active && def.Interval <= 0:
-		err = health.ErrNoInterval
-	case kind == "":
-		err = health.ErrNoTTL
-	case (kind == "script" || kind == "docker") && !scripts:
+func checkKind(def consul.CheckDefinition, may rules) error {
+	spec := specOf(def, may.host)
+	if err := spec.Validate(); err != nil {
+		return badRequest("Invalid check: %v", err)
+	}
+	if kind := spec.Kind(); (kind == "script" || kind == "docker") && !may.scripts {
 		return refuse(http.StatusInternalServerError,
 			"Scripts are disabled on this agent from remote calls; to enable, configure 'enable_script_checks' to true")
-	case kind != "ttl" && kind != "http" && kind != "tcp":
-		err = fmt.Errorf("this agent runs no %s checks, only %s", kind, supportedKinds)
-	default:
-		err = specOf(def).Validate()
-	}
-	if err != nil {
-		return badRequest("Invalid check: %v", err)
 	}
 	return nil
 }
 
 // specOf is what the health package runs for a definition.
-func specOf(d consul.CheckDefinition) health.Spec {
-	s := health.Spec{
+func specOf(d consul.CheckDefinition, host *health.Host) health.Spec {
+	return health.Spec{
 		ID: d.ID, Name: d.Name, Notes: d.Notes, ServiceID: d.ServiceID, Initial: d.Status,
-		Interval: d.Interval, Timeout: d.Timeout,
-		TLSServerName: d.TLSServerName, TLSSkipVerify: d.TLSSkipVerify,
+		TTL: d.TTL, Interval: d.Interval, Timeout: d.Timeout,
+		HTTP: d.HTTP, Method: d.Method, Header: d.Header, Body: d.Body, DisableRedirects: d.DisableRedirects,
+		TCP: d.TCP, TCPUseTLS: d.TCPUseTLS, UDP: d.UDP, GRPC: d.GRPC, GRPCUseTLS: d.GRPCUseTLS,
+		H2PING: d.H2PING, H2PingUseTLS: d.H2PingUseTLS, TLSServerName: d.TLSServerName, TLSSkipVerify: d.TLSSkipVerify,
+		Args: d.Args, DockerContainerID: d.DockerContainerID, Shell: d.Shell, OSService: d.OSService,
+		AliasNode: d.AliasNode, AliasService: d.AliasService,
 		SuccessBeforePassing: d.SuccessBeforePassing, FailuresBeforeWarning: d.FailuresBeforeWarning,
 		FailuresBeforeCritical: d.FailuresBeforeCritical, OutputMaxSize: d.OutputMaxSize,
-		DeregisterCriticalServiceAfter: d.DeregisterCriticalServiceAfter,
+		DeregisterCriticalServiceAfter: d.DeregisterCriticalServiceAfter, Host: host,
 	}
-	switch d.Kind() { // exactly one kind, by the order of precedence
-	case "ttl":
-		s.TTL, s.Interval = d.TTL, 0
-	case "http":
-		s.HTTP, s.Method, s.Header, s.Body, s.DisableRedirects = d.HTTP, d.Method, d.Header, d.Body, d.DisableRedirects
-	case "tcp":
-		s.TCP, s.TCPUseTLS = d.TCP, d.TCPUseTLS
-	}
-	return s
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/musterhq/muster/api/consul"
+	"github.com/musterhq/muster/health"
 )
 
 // restore starts with what was saved and what the configuration files say.
@@ -27,7 +28,7 @@ func (r *Registry) restore(saved *savedRegistry) error {
 		if r.services[def.ID] != nil {
 			continue // the file wins
 		}
-		if def, err = normaliseService(def, true); err == nil {
+		if def, err = normaliseService(def, r.rules(true)); err == nil {
 			err = r.putService(&ch, def, fromAPI, false, saved.states)
 		}
 		if err != nil { // an older or newer version knew better
@@ -61,25 +62,41 @@ func (r *Registry) restoreCheck(ch *change, s savedCheck, states map[string]save
 		r.putMaintenance(ch, s.Def.ServiceID, s.Def.Notes)
 		return
 	}
-	if err := checkKind(s.Def, true); err != nil {
-		r.log.Error("saved check cannot be restored", "check", s.Def.ID, "error", err)
+	if err := checkKind(s.Def, r.rules(r.cfg.EnableScriptChecks)); err != nil {
+		r.log.Error("saved check cannot run", "check", s.Def.ID, "error", err)
+		r.putIdle(ch, s, err)
 		return
 	}
 	r.putCheck(ch, s.Def, fromAPI, s.Alone, states)
 }
 
+// putIdle keeps a check that must not or cannot run here any more, critical: without it its service would look
+// healthy because nobody looks.
+func (r *Registry) putIdle(ch *change, s savedCheck, reason error) {
+	c := newLocalCheck(r, s.Def, fromAPI, s.Alone)
+	c.status, c.output = health.Critical, "This check does not run: "+reason.Error()
+	r.checks[s.Def.ID] = c
+	if svc := r.services[s.Def.ServiceID]; svc != nil {
+		svc.checks[s.Def.ID] = c
+	} else {
+		r.nodeWide[s.Def.ID] = c
+	}
+	r.index.set(s.Def.ID, c)
+	ch.ops = append(ch.ops, checkOp(c))
+}
+
 func (r *Registry) fileDefinitions(services []consul.ServiceDefinition, checks []consul.CheckDefinition) ([]consul.ServiceDefinition, []consul.CheckDefinition, error) {
-	scripts := r.cfg.EnableScriptChecks || r.cfg.EnableLocalScriptChecks
+	may := r.rules(r.cfg.EnableScriptChecks || r.cfg.EnableLocalScriptChecks)
 	outS := make([]consul.ServiceDefinition, len(services))
 	outC := make([]consul.CheckDefinition, len(checks))
 	var err error
 	for i, def := range services {
-		if outS[i], err = normaliseService(def, scripts); err != nil {
+		if outS[i], err = normaliseService(def, may); err != nil {
 			return nil, nil, fmt.Errorf("service %q: %w", def.Name, err)
 		}
 	}
 	for i, def := range checks {
-		if outC[i], err = normaliseCheck(def, scripts); err != nil {
+		if outC[i], err = normaliseCheck(def, may); err != nil {
 			return nil, nil, fmt.Errorf("check %q: %w", def.Name, err)
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
+	"time"
 
 	"github.com/musterhq/muster/api/consul"
 	"github.com/musterhq/muster/catalog"
@@ -29,6 +31,8 @@ var _ Cluster = (*HTTPCluster)(nil)
 
 // errNodeMustStay: an agent that runs never removes its own node.
 var errNodeMustStay = errors.New("deregister: neither a service nor a check is named, and the node itself must stay")
+
+var errNoCluster = errors.New("this agent has no cluster to ask")
 
 // Size implements Cluster.
 func (h *HTTPCluster) Size() int {
@@ -102,7 +106,8 @@ func (h *HTTPCluster) Register(ctx context.Context, r catalog.Registration) erro
 			Type: c.Type, Interval: c.Interval, Timeout: c.Timeout,
 		})
 	}
-	return h.call(ctx, http.MethodPut, "/v1/catalog/register", "", body, nil)
+	_, err := h.call(ctx, http.MethodPut, "/v1/catalog/register", "", body, nil)
+	return err
 }
 
 // Deregister implements Cluster.
@@ -115,28 +120,59 @@ func (h *HTTPCluster) Deregister(ctx context.Context, node, serviceID, checkID s
 		ServiceID string `json:",omitempty"`
 		CheckID   string `json:",omitempty"`
 	}{node, serviceID, checkID}
-	return h.call(ctx, http.MethodPut, "/v1/catalog/deregister", "", body, nil)
+	_, err := h.call(ctx, http.MethodPut, "/v1/catalog/deregister", "", body, nil)
+	return err
 }
 
 // NodeServices implements Cluster. The reads ask for consistency, which no stale copy can answer.
 func (h *HTTPCluster) NodeServices(ctx context.Context, node string) ([]*catalog.Service, []*catalog.Check, *catalog.Node, error) {
+	services, known, err := h.services(ctx, node, "consistent")
+	if err != nil || known == nil {
+		return nil, nil, nil, err
+	}
+	checks, _, err := h.checks(ctx, node, "consistent")
+	return services, checks, known, err
+}
+
+// watchWait is how long one question of WatchNode waits for news.
+const watchWait = 2 * time.Minute
+
+// WatchNode implements NodeWatcher.
+func (h *HTTPCluster) WatchNode(ctx context.Context, node string, index uint64) ([]*catalog.Service, []*catalog.Check, *catalog.Node, uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*watchWait) // an answer may come late by some jitter
+	defer cancel()
+	checks, header, err := h.checks(ctx, node, fmt.Sprintf("index=%d&wait=%s", index, watchWait))
+	if err != nil {
+		return nil, nil, nil, 0, err
+	}
+	next, err := strconv.ParseUint(header.Get("X-Consul-Index"), 10, 64)
+	if err != nil {
+		return nil, nil, nil, 0, fmt.Errorf("/v1/health/node: malformed index: %w", err)
+	}
+	services, known, err := h.services(ctx, node, "")
+	return services, checks, known, next, err
+}
+
+func (h *HTTPCluster) services(ctx context.Context, node, query string) ([]*catalog.Service, *catalog.Node, error) {
 	var ns struct {
 		Node     *consul.Node
 		Services []*consul.NodeService
 	}
-	if err := h.call(ctx, http.MethodGet, "/v1/catalog/node-services/"+url.PathEscape(node), "consistent", nil, &ns); err != nil {
-		return nil, nil, nil, err
-	}
-	if ns.Node == nil {
-		return nil, nil, nil, nil
-	}
-	var hc []*consul.HealthCheck
-	if err := h.call(ctx, http.MethodGet, "/v1/health/node/"+url.PathEscape(node), "consistent", nil, &hc); err != nil {
-		return nil, nil, nil, err
+	if _, err := h.call(ctx, http.MethodGet, "/v1/catalog/node-services/"+url.PathEscape(node), query, nil, &ns); err != nil || ns.Node == nil {
+		return nil, nil, err
 	}
 	services := make([]*catalog.Service, 0, len(ns.Services))
 	for _, s := range ns.Services {
 		services = append(services, serviceFromWire(s))
+	}
+	return services, nodeFromWire(ns.Node), nil
+}
+
+func (h *HTTPCluster) checks(ctx context.Context, node, query string) ([]*catalog.Check, http.Header, error) {
+	var hc []*consul.HealthCheck
+	header, err := h.call(ctx, http.MethodGet, "/v1/health/node/"+url.PathEscape(node), query, nil, &hc)
+	if err != nil {
+		return nil, nil, err
 	}
 	checks := make([]*catalog.Check, 0, len(hc))
 	for _, c := range hc {
@@ -146,10 +182,14 @@ func (h *HTTPCluster) NodeServices(ctx context.Context, node string) ([]*catalog
 			Type: c.Type, Interval: c.Interval, Timeout: c.Timeout, Created: c.CreateIndex, Modified: c.ModifyIndex,
 		})
 	}
-	return services, checks, &catalog.Node{
-		ID: ns.Node.ID, Name: ns.Node.Node, Address: ns.Node.Address, Datacenter: ns.Node.Datacenter,
-		TaggedAddresses: ns.Node.TaggedAddresses, Meta: ns.Node.Meta, Locality: ns.Node.Locality, Created: ns.Node.CreateIndex, Modified: ns.Node.ModifyIndex,
-	}, nil
+	return checks, header, nil
+}
+
+func nodeFromWire(n *consul.Node) *catalog.Node {
+	return &catalog.Node{
+		ID: n.ID, Name: n.Node, Address: n.Address, Datacenter: n.Datacenter,
+		TaggedAddresses: n.TaggedAddresses, Meta: n.Meta, Locality: n.Locality, Created: n.CreateIndex, Modified: n.ModifyIndex,
+	}
 }
 
 func serviceFromWire(s *consul.NodeService) *catalog.Service {
@@ -168,12 +208,12 @@ func serviceFromWire(s *consul.NodeService) *catalog.Service {
 }
 
 // call runs one request; anything but 200 is an error with the answer's text.
-func (h *HTTPCluster) call(ctx context.Context, method, path, query string, in, out any) error {
+func (h *HTTPCluster) call(ctx context.Context, method, path, query string, in, out any) (http.Header, error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		body = bytes.NewReader(b)
 	}
@@ -183,23 +223,23 @@ func (h *HTTPCluster) call(ctx context.Context, method, path, query string, in, 
 	}
 	req, err := http.NewRequestWithContext(ctx, method, target, body)
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	res, err := h.Do(req)
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(res.Body, 512))
-		return fmt.Errorf("%s: status %d: %s", path, res.StatusCode, bytes.TrimSpace(text))
+		return nil, fmt.Errorf("%s: status %d: %s", path, res.StatusCode, bytes.TrimSpace(text))
 	}
 	if out == nil {
 		_, err = io.Copy(io.Discard, io.LimitReader(res.Body, 64<<10))
-		return err
+		return res.Header, err
 	}
 	if err := json.NewDecoder(io.LimitReader(res.Body, maxSyncAnswer)).Decode(out); err != nil {
-		return fmt.Errorf("%s: malformed answer: %w", path, err)
+		return nil, fmt.Errorf("%s: malformed answer: %w", path, err)
 	}
-	return nil
+	return res.Header, nil
 }

@@ -48,15 +48,7 @@ func newHTTPProber(s Spec) *httpProber {
 	if p.header.Get("Accept") == "" {
 		p.header.Set("Accept", "text/plain, text/*, */*")
 	}
-	p.client = &http.Client{
-		// A transport of its own: no proxy from the environment may answer in the service's place, and a kept
-		// connection would prove only that the old process still lives.
-		Transport: &http.Transport{
-			DisableKeepAlives:      true,
-			MaxResponseHeaderBytes: maxHeaderBytes,
-			TLSClientConfig:        tlsConfig(s),
-		},
-	}
+	p.client = &http.Client{Transport: s.Host.transport(s, false)}
 	if s.DisableRedirects {
 		p.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	}
@@ -102,14 +94,16 @@ func tlsConfig(s Spec) *tls.Config {
 	return &tls.Config{ServerName: s.TLSServerName, InsecureSkipVerify: s.TLSSkipVerify}
 }
 
-// tail keeps the last max bytes written to it.
+// tail keeps the last max bytes written to it and counts them all.
 type tail struct {
-	max int
-	buf []byte
+	max   int
+	buf   []byte
+	total int64
 }
 
 func (t *tail) Write(p []byte) (int, error) {
 	n := len(p)
+	t.total += int64(n)
 	if n > t.max {
 		p = p[n-t.max:]
 	}
@@ -118,4 +112,12 @@ func (t *tail) Write(p []byte) (int, error) {
 	}
 	t.buf = append(t.buf, p...)
 	return n, nil
+}
+
+// text is what was kept; when something was cut it says so, as the contract has it for programs.
+func (t *tail) text() string {
+	if t.total <= int64(t.max) {
+		return string(t.buf)
+	}
+	return fmt.Sprintf("Captured %d of %d bytes\n...\n%s", t.max, t.total, t.buf)
 }

@@ -13,13 +13,25 @@ type prober interface {
 	probe(ctx context.Context) (Status, string)
 }
 
-// newProber returns nil for a TTL check.
+// newProber returns nil for the kinds that nobody probes: TTL and alias.
 func newProber(s Spec) prober {
 	switch s.Kind() {
+	case "grpc":
+		return newGRPCProber(s)
 	case "http":
 		return newHTTPProber(s)
 	case "tcp":
 		return newTCPProber(s)
+	case "udp":
+		return udpProber{s.UDP}
+	case "docker":
+		return newDockerProber(s)
+	case "script":
+		return scriptProber{s.Args, s.OutputMaxSize}
+	case "h2ping":
+		return newH2Prober(s)
+	case "os_service":
+		return osServiceProber{s.Host.systemctl(), s.OSService}
 	}
 	return nil
 }

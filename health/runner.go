@@ -6,12 +6,15 @@ import "errors"
 var (
 	ErrNotTTL  = errors.New("not a TTL check: only TTL checks take a status from outside")
 	ErrStopped = errors.New("the check has been stopped")
+
+	errNoAliased = errors.New("an alias check has nothing to follow")
 )
 
 // Runner runs one check until Stop. Its methods may be called from any goroutine.
 type Runner struct {
-	ttl   *ttlCheck // exactly one of the two is set
+	ttl   *ttlCheck // exactly one of the three is set
 	probe *probeCheck
+	alias *aliasCheck
 }
 
 // Start validates s and starts it; errors are Validate's. last, when non-zero, is what State gave before a restart:
@@ -26,21 +29,29 @@ func Start(s Spec, last State, to Reporter) (*Runner, error) {
 	if !restored {
 		last = State{Status: s.Initial}
 	}
-	p := newProber(s)
-	if p == nil {
+	switch s.Kind() {
+	case "ttl":
 		return &Runner{ttl: startTTL(s, last, restored, to)}, nil
+	case "alias":
+		if s.Aliased == nil {
+			return nil, errNoAliased
+		}
+		return &Runner{alias: startAlias(s, last, to)}, nil
 	}
-	return &Runner{probe: startProbe(s, last, p, to)}, nil
+	return &Runner{probe: startProbe(s, last, newProber(s), to)}, nil
 }
 
 // Stop ends the check: a running probe is cancelled, and when Stop returns no report is under way or will follow.
 // It may be called more than once. It must not be called from Report.
 func (r *Runner) Stop() {
-	if r.ttl != nil {
+	switch {
+	case r.ttl != nil:
 		r.ttl.halt()
-		return
+	case r.alias != nil:
+		r.alias.halt()
+	default:
+		r.probe.halt()
 	}
-	r.probe.halt()
 }
 
 // Beat sets the status of a TTL check and restarts its timer. It allocates nothing and reports nothing when status
@@ -55,8 +66,11 @@ func (r *Runner) Beat(status Status, output string) error {
 
 // State is the check's present status and output, and for a TTL check the wall clock time of its expiry.
 func (r *Runner) State() State {
-	if r.ttl != nil {
+	switch {
+	case r.ttl != nil:
 		return r.ttl.state()
+	case r.alias != nil:
+		return r.alias.state()
 	}
 	return r.probe.state()
 }

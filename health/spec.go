@@ -14,22 +14,31 @@ func (e *InvalidError) Error() string { return e.Text }
 var (
 	ErrIntervalAndTTL    = &InvalidError{"Interval and TTL cannot both be specified"}
 	ErrNoInterval        = &InvalidError{"Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks"}
+	ErrAliasInterval     = &InvalidError{"Interval cannot be set for Alias checks"}
+	ErrAliasTTL          = &InvalidError{"TTL must be not be set for Alias checks"}
 	ErrNoTTL             = &InvalidError{"TTL must be > 0 for TTL checks"}
 	ErrOutputMaxSize     = &InvalidError{"MaxOutputMaxSize must be positive"}
 	ErrFailureThresholds = &InvalidError{"FailuresBeforeWarning can't be higher than FailuresBeforeCritical"}
 	ErrBadStatus         = &InvalidError{"Bad check status"}
+	ErrOSServiceName     = &InvalidError{"OSService must be the name of a unit: letters, digits and any of :-_.\\@, not beginning with a dash"}
+	ErrNoSystemd         = &InvalidError{"OSService checks are not implemented on this machine: it does not run systemd"}
 )
 
 // Validate refuses a Spec that cannot run, in the words of the contract, without any prefix. The error is one of
 // the Err values above. ErrBadStatus is the answer to an unknown Initial status; clients get it without a prefix.
 func (s Spec) Validate() error {
-	probed := s.HTTP != "" || s.TCP != ""
+	alias := s.AliasNode != "" || s.AliasService != ""
+	active := s.GRPC != "" || s.HTTP != "" || s.TCP != "" || s.UDP != "" || len(s.Args) > 0 || s.H2PING != "" || s.OSService != ""
 	switch {
 	case s.Interval > 0 && s.TTL > 0:
 		return ErrIntervalAndTTL
-	case probed && s.Interval <= 0:
+	case active && s.Interval <= 0:
 		return ErrNoInterval
-	case !probed && s.TTL <= 0:
+	case alias && s.Interval > 0:
+		return ErrAliasInterval
+	case alias && s.TTL > 0:
+		return ErrAliasTTL
+	case !active && !alias && s.TTL <= 0:
 		return ErrNoTTL
 	case s.OutputMaxSize < 0:
 		return ErrOutputMaxSize
@@ -38,18 +47,36 @@ func (s Spec) Validate() error {
 	case s.Initial != "" && !known(s.Initial):
 		return ErrBadStatus
 	}
+	if s.Kind() == "os_service" {
+		return validOSService(s)
+	}
 	return nil
 }
 
-// Kind is "ttl", "http" or "tcp", "" for none. When several are set the first of http, ttl, tcp decides.
+// Kind names the kind of check, "" for none. When several are set the first of this order decides: grpc, http, ttl,
+// tcp, udp, alias, docker, script, h2ping, os_service.
 func (s Spec) Kind() string {
 	switch {
+	case s.GRPC != "":
+		return "grpc"
 	case s.HTTP != "":
 		return "http"
 	case s.TTL > 0:
 		return "ttl"
 	case s.TCP != "":
 		return "tcp"
+	case s.UDP != "":
+		return "udp"
+	case s.AliasNode != "" || s.AliasService != "":
+		return "alias"
+	case s.DockerContainerID != "" && len(s.Args) > 0:
+		return "docker"
+	case len(s.Args) > 0:
+		return "script"
+	case s.H2PING != "":
+		return "h2ping"
+	case s.OSService != "":
+		return "os_service"
 	}
 	return ""
 }
@@ -74,6 +101,10 @@ func (s Spec) prepared() Spec {
 	s, _ = s.Normalize()
 	if s.Timeout <= 0 {
 		s.Timeout = DefaultTimeout
+		switch s.Kind() {
+		case "script", "docker", "os_service":
+			s.Timeout = DefaultProgramTimeout
+		}
 	}
 	if s.OutputMaxSize == 0 {
 		s.OutputMaxSize = DefaultOutputMaxSize
@@ -83,6 +114,9 @@ func (s Spec) prepared() Spec {
 	}
 	if s.Initial == "" {
 		s.Initial = Critical
+	}
+	if s.Host == nil {
+		s.Host = new(Host)
 	}
 	return s
 }

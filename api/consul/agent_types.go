@@ -93,7 +93,7 @@ func (c *CheckDefinition) Kind() string {
 		return "udp"
 	case c.AliasNode != "" || c.AliasService != "":
 		return "alias"
-	case c.DockerContainerID != "":
+	case c.DockerContainerID != "" && len(c.Args) > 0:
 		return "docker"
 	case len(c.Args) > 0:
 		return "script"

@@ -169,10 +169,9 @@ var notOffered = map[string]string{
 
 // departures are the cases that Muster answers otherwise, with the reason.
 var departures = map[string]string{
-	"agent-alias-unknown-service": "checks that follow another service are not offered",
-	"catalog-unknown-fields":      "asks for prepared queries too",
-	"errors-paths-and-methods":    "asks for prepared queries too",
-	"coordinate":                  "network coordinates are not offered",
+	"catalog-unknown-fields":   "asks for prepared queries too",
+	"errors-paths-and-methods": "asks for prepared queries too",
+	"coordinate":               "network coordinates are not offered",
 	// The rest of the case, a query woken by its check, is tested in test/cluster.
 	"health-blocking-check-change": "a service and its check, written together, have two indexes one after the other",
 }

@@ -1,0 +1,103 @@
+package health
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+)
+
+// Host is what the checks of one machine share: how they reach its Docker and its systemd, and the transports of
+// their requests, one for each way of TLS instead of one for each check. The zero value is ready and suits most
+// machines. Safe for concurrent use; its fields must not change once a check was started with it.
+type Host struct {
+	Docker    string // address of the Docker daemon: unix:///path or tcp://host:port; "" = DOCKER_HOST, else the usual socket
+	Systemctl string // the program; "" = systemctl, where systemd runs
+
+	mu         sync.Mutex
+	transports map[transportKey]*http.Transport
+}
+
+// defaultDocker is where the daemon listens unless it was told otherwise.
+const defaultDocker = "unix:///var/run/docker.sock"
+
+// runsSystemd is there when the machine was booted by systemd (see sd_booted(3)).
+const runsSystemd = "/run/systemd/system"
+
+type transportKey struct {
+	serverName string
+	skipVerify bool
+	h2         bool // HTTP/2 only, in the clear unless tls
+	tls        bool
+}
+
+// transport gives the transport of a check's requests; h2 asks for HTTP/2 and nothing else.
+//
+// Connections are not kept: a reused one proves only that an old process lives, and a service that accepts nothing
+// new would look healthy. Sharing saves memory, not connections. No proxy of the environment may answer in the
+// service's place.
+func (h *Host) transport(s Spec, h2 bool) *http.Transport {
+	key := transportKey{s.TLSServerName, s.TLSSkipVerify, h2, h2 && s.GRPCUseTLS}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t := h.transports[key]; t != nil {
+		return t
+	}
+	t := &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: maxHeaderBytes, TLSClientConfig: tlsConfig(s)}
+	if h2 {
+		t.Protocols = new(http.Protocols)
+		t.Protocols.SetHTTP2(key.tls)
+		t.Protocols.SetUnencryptedHTTP2(!key.tls)
+	}
+	if h.transports == nil {
+		h.transports = map[transportKey]*http.Transport{}
+	}
+	h.transports[key] = t
+	return t
+}
+
+func (h *Host) systemctl() string {
+	if h != nil && h.Systemctl != "" {
+		return h.Systemctl
+	}
+	return "systemctl"
+}
+
+// hasSystemd says whether units can be asked for.
+func (h *Host) hasSystemd() bool {
+	if h != nil && h.Systemctl != "" {
+		return true
+	}
+	_, err := os.Stat(runsSystemd)
+	return err == nil
+}
+
+// docker is a client for the daemon and the base of its URLs.
+func (h *Host) docker() (*http.Client, string, error) {
+	addr := h.Docker
+	if addr == "" {
+		addr = os.Getenv("DOCKER_HOST")
+	}
+	if addr == "" {
+		addr = defaultDocker
+	}
+	u, err := url.Parse(addr)
+	if err != nil {
+		return nil, "", &InvalidError{"the address of Docker must be unix:///path or tcp://host:port"}
+	}
+	t := &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: maxHeaderBytes}
+	switch u.Scheme {
+	case "tcp", "http":
+		return &http.Client{Transport: t}, "http://" + u.Host, nil
+	case "unix":
+		path := strings.TrimPrefix(addr, "unix://")
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}
+		return &http.Client{Transport: t}, "http://docker", nil
+	}
+	return nil, "", &InvalidError{"the address of Docker must be unix:///path or tcp://host:port"}
+}
