@@ -94,6 +94,7 @@ type Agent struct {
 	reason    error // why it ended by itself, valid after done
 	mu        sync.Mutex
 	reloading sync.Mutex // one reload at a time
+	restoring sync.Mutex // one restore at a time
 }
 
 // stopStep undoes one step of Start.

@@ -183,7 +183,18 @@ func (a *Agent) setLiveness(ctx context.Context, node string, alive bool) error 
 // registerMember makes sure that the catalog has the node of a live member, alive, and the service of a server.
 // What the node's own agent knows better (metadata, tagged addresses) is kept.
 func (a *Agent) registerMember(ctx context.Context, m membership.Member) error {
-	err := commit(ctx, a.store, func(s *kv.Snap) (kv.Txn, error) {
+	snap, _, err := a.store.Read(ctx, api.Default)
+	if err != nil {
+		return err
+	}
+	if n, ok := catalog.GetNode(snap, m.Name); ok && n.ID != "" && !strings.EqualFold(n.ID, m.ID()) {
+		// A name has one living holder, and gossip knows it: the one in the catalog is gone, perhaps with a backup of
+		// another cluster.
+		if err := a.setLiveness(ctx, m.Name, false); err != nil {
+			return err
+		}
+	}
+	err = commit(ctx, a.store, func(s *kv.Snap) (kv.Txn, error) {
 		n, ok := catalog.GetNode(s, m.Name)
 		if ok && n.Address == m.Addr && strings.EqualFold(n.ID, m.ID()) && a.hasServerService(s, m) {
 			return kv.Txn{}, nil

@@ -17,8 +17,8 @@ import (
 // table composes the one table of routes. What is Local runs on the agent that was asked; what is Cluster runs
 // here only if this agent is a server that may answer it, and is relayed otherwise:
 //
-//	/v1/agent/…, /v1/event/…, /metrics, /debug/pprof/    local
-//	/v1/kv, /v1/catalog, /v1/health, /v1/session, /v1/status, /v1/acl, /v2/…, /version, /health    cluster
+//	/v1/agent/…, /v1/event/…, /v1/snapshot (restore), /metrics, /debug/pprof/    local
+//	/v1/kv, /v1/catalog, /v1/health, /v1/session, /v1/status, /v1/txn, /v1/snapshot (save), /v1/acl, /v2/…, /version, /health    cluster
 //
 // The same table serves the client listeners and the port between agents, so a relayed request is the client's
 // own request and nothing else has to be kept in step.
@@ -83,6 +83,19 @@ func hierarchical(path string) bool {
 // clustered wraps a row that needs the replicated tree.
 func (a *Agent) clustered(row api.Route) api.Route {
 	inner := row.Handler
+	if row.Here != nil {
+		here, relayed := row.Here, row
+		relayed.Here = nil
+		relayed = a.clustered(relayed)
+		row.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if here(r) {
+				inner.ServeHTTP(w, r)
+				return
+			}
+			relayed.Handler.ServeHTTP(w, r)
+		})
+		return row
+	}
 	if a.raft == nil {
 		row.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			a.forward(w, r, &row, target(row.TargetOf(r)))

@@ -79,6 +79,7 @@ func Blocking(ctx context.Context, s Store, o BlockingOptions, path string, quer
 	timer := time.NewTimer(o.Wait + jitter(o.Wait))
 	defer timer.Stop()
 	first, seen, stopping := res.Print, snap.Index(), Stopping(ctx)
+	restored := snap.Restored()
 	for {
 		woken, err := await(ctx, snap, path, timer.C, stopping)
 		if err != nil || !woken {
@@ -87,13 +88,17 @@ func Blocking(ctx context.Context, s Store, o BlockingOptions, path string, quer
 		if snap, meta, err = Read(ctx, s, o.ReadOptions); err != nil {
 			return meta, err
 		}
-		if res = query(snap); snap.Index() < seen { // the tree was replaced by an older one: let the client start again
+		res = query(snap)
+		if snap.Restored() != restored || snap.Index() < seen {
+			return meta, nil // the state is another: let the client look
+		}
+		if res.Index > o.MinIndex && (first == 0 || res.Print != first || seen < o.MinIndex) {
 			return meta, nil
+		}
+		if seen < o.MinIndex {
+			first = res.Print // this server was behind what the client has seen: that was another result
 		}
 		seen = snap.Index()
-		if res.Index > o.MinIndex && (first == 0 || res.Print != first) {
-			return meta, nil
-		}
 	}
 }
 

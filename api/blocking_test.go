@@ -226,3 +226,29 @@ func TestBodyCacheIsBounded(t *testing.T) {
 		t.Errorf("%d bodies of 1000 bytes kept under a limit of %d", n, limit)
 	}
 }
+
+// TestBlockingOnAServerThatIsBehind: the client has seen "gone", this server has not yet. That what it first finds comes
+// back later is a change to the client.
+func TestBlockingOnAServerThatIsBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := apitest.New()
+		defer s.Close()
+		index := set(t, s, "k/d/a", "1")
+		go func() {
+			time.Sleep(time.Second)
+			s.Apply(kv.Txn{Ops: []kv.Op{{Kind: kv.OpDelete, Path: "k/d/a"}}}) // what the client has seen
+			time.Sleep(time.Second)
+			set(t, s, "k/d/a", "1")
+		}()
+		start := time.Now()
+		_, err := api.Blocking(t.Context(), s, api.BlockingOptions{MinIndex: index + 1, Wait: time.Minute}, "k/d", func(s *kv.Snap) api.Result {
+			if e, ok := s.Get("k/d/a"); ok && e.HasValue() {
+				return api.Result{Index: s.IndexOf("k/d"), Print: 7}
+			}
+			return api.Result{Index: s.IndexOf("k/d"), Print: api.NotFound}
+		})
+		if err != nil || time.Since(start) != 2*time.Second {
+			t.Errorf("after %v, %v", time.Since(start), err)
+		}
+	})
+}

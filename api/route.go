@@ -34,9 +34,10 @@ type Route struct {
 	// Resume tells a relay how a request that waits goes on when the server that holds it dies; nil, or an answer of
 	// nil, for requests that do not wait.
 	Resume  func(*http.Request) Resumer
-	Handler http.Handler //
-	Refuse  http.Handler // answers the methods that are not in Methods; nil = plain 405 with Allow
-	MaxBody int64        // largest request body in bytes; 0 = the Router's, negative = Handler limits it itself
+	Here    func(*http.Request) bool // for Cluster routes: this request is for the agent that was asked, whatever it is; nil = none
+	Handler http.Handler             //
+	Refuse  http.Handler             // answers the methods that are not in Methods; nil = plain 405 with Allow
+	MaxBody int64                    // largest request body in bytes; 0 = the Router's, negative = Handler limits it itself
 }
 
 // TargetOf tells which server the request needs.

@@ -190,7 +190,7 @@ func (t *Tree) Restore(src io.Reader) error {
 	if err := r.run(r.restore); err != nil {
 		return err
 	}
-	t.root, t.index, t.now, t.exp = n.root, n.index, n.now, n.exp
+	t.root, t.index, t.now, t.exp, t.restored = n.root, n.index, n.now, n.exp, n.restored
 	t.gen = max(t.gen, n.gen) + 1 // no node of the new tree may pass for one of a later edit
 	t.epoch++
 	t.publish()
@@ -216,6 +216,7 @@ func (r *snapReader) restore() {
 	r.derive()
 	stamp(t.root.kids.get(viewRoot), views)
 	t.root.below = max(r.below, t.root.kids.get(viewRoot).below)
+	t.restored = indexAt(t.root, restoredPath)
 }
 
 func (r *snapReader) tree() {

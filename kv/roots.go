@@ -13,6 +13,7 @@ package kv
 //	a/...                      tokens, policies, roles
 //	g/...                      configuration
 //	m/format  m/cluster  m/members/<id>   format version, cluster id, server addresses
+//	m/restored                 the last time a backup replaced everything
 //	v/s/<service>/<node>/<id>  view: instance joined with its node and checks
 //	v/n/<service>              view: tags of a service
 //	v/l/<session>/<path>       view, kept by this package: escaped paths of the entries a session holds
@@ -42,9 +43,10 @@ const (
 
 // Paths this package itself knows.
 const (
-	clusterPath = "m/cluster" // its value is the cluster id written into snapshots
-	ownedView   = "v/l/"
-	viewRoot    = "v"
+	clusterPath  = "m/cluster"  // its value is the cluster id written into snapshots
+	restoredPath = "m/restored" // its modified index is Snap.Restored
+	ownedView    = "v/l/"
+	viewRoot     = "v"
 )
 
 // rootOf returns the position in roots of the root of path, or -1. All names are one byte long.

@@ -11,10 +11,16 @@ type Snap struct {
 	now   int64
 	term  uint64
 	gen   uint64 // no node of this state is of a later edit generation
+
+	restored uint64
 }
 
 // Index is the index of the last change in the tree.
 func (s *Snap) Index() uint64 { return s.index }
+
+// Restored is the index at which the whole state was last replaced by a backup, 0 if it never was. Entries have kept
+// the older indexes they had in the backup; whoever waits for an entry with an index from before takes this one.
+func (s *Snap) Restored() uint64 { return s.restored }
 
 // Term is what WithTerm set, else 0; this package knows no terms.
 func (s *Snap) Term() uint64 { return s.term }
@@ -57,6 +63,14 @@ func resolve(e *Entry, path string) (*Entry, Code, string) {
 
 // IndexOf is the index of the last change at or below path; for a missing path that of its nearest ancestor.
 func (s *Snap) IndexOf(path string) uint64 { return indexOf(s.root, path) }
+
+// indexAt is the modified index of the entry at path, 0 if there is none.
+func indexAt(root *Entry, path string) uint64 {
+	if e := root.find(path); e != nil {
+		return e.modified
+	}
+	return 0
+}
 
 func indexOf(e *Entry, path string) uint64 {
 	for more := true; more; {

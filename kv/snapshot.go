@@ -78,7 +78,15 @@ func (w *snapWriter) text(s string) {
 }
 
 // WriteTo writes a snapshot: header, sorted records, count, checksum. It may run beside Apply; it is as old as s.
-func (s *Snap) WriteTo(w io.Writer) (int64, error) {
+func (s *Snap) WriteTo(w io.Writer) (int64, error) { return s.write(w, true) }
+
+// WriteBare is WriteTo without the history, for a backup: it writes the same bytes each time.
+func (s *Snap) WriteBare(w io.Writer) error {
+	_, err := s.write(w, false)
+	return err
+}
+
+func (s *Snap) write(w io.Writer, history bool) (int64, error) {
 	sum := crc32.New(castagnoli)
 	sw := newSnapWriter(w, sum)
 	sw.buf = append(sw.buf, snapMagic...)
@@ -94,7 +102,7 @@ func (s *Snap) WriteTo(w io.Writer) (int64, error) {
 	sw.tree(s.root)
 	views, _ := s.Get(viewRoot)
 	sw.indexes(views)
-	sw.histories(s)
+	sw.histories(s, history)
 	sw.uint(sw.count)
 	sw.flush()
 	sw.raw(binary.LittleEndian.AppendUint32(nil, sum.Sum32()))
@@ -171,11 +179,14 @@ func (w *snapWriter) indexes(e *Entry) {
 	})
 }
 
-func (w *snapWriter) histories(s *Snap) {
+func (w *snapWriter) histories(s *Snap, keep bool) {
 	count := w.count
 	for i := range roots {
 		if !roots[i].view {
-			lost, evs := s.tree.hub.history(i, s)
+			lost, evs := s.index, []*Event(nil)
+			if keep {
+				lost, evs = s.tree.hub.history(i, s)
+			}
 			w.uint(lost)
 			w.uint(uint64(len(evs)))
 			for n, ev := range evs {

@@ -42,16 +42,17 @@ type Tree struct {
 	nextExpiry atomic.Int64
 
 	// Of the writer:
-	root    *Entry
-	index   uint64
-	gen     uint64 // nodes of this edit generation are known to nobody else and are changed in place
-	epoch   uint64
-	now     int64
-	events  []*Event // of the running batch
-	viewed  []viewed // view paths changed in the running batch
-	changed []string // paths in record roots changed by the running Txn
-	before  *Entry   // root before the running Txn, intact where applyTxn began a new generation
-	exp     expiry
+	root     *Entry
+	index    uint64
+	gen      uint64 // nodes of this edit generation are known to nobody else and are changed in place
+	epoch    uint64
+	restored uint64 // see Snap.Restored
+	now      int64
+	events   []*Event // of the running batch
+	viewed   []viewed // view paths changed in the running batch
+	changed  []string // paths in record roots changed by the running Txn
+	before   *Entry   // root before the running Txn, intact where applyTxn began a new generation
+	exp      expiry
 
 	done, refused [actions]atomic.Uint64 // changes of user keys, and Txns on them that failed, by Action
 }
@@ -112,7 +113,7 @@ func (t *Tree) publish() {
 	for _, ev := range t.events {
 		t.count(&t.done, ev.Path, ev.Action)
 	}
-	t.live.Store(&Snap{root: t.root, tree: t, index: t.index, epoch: t.epoch, now: t.now, gen: t.gen})
+	t.live.Store(&Snap{root: t.root, tree: t, index: t.index, epoch: t.epoch, now: t.now, gen: t.gen, restored: t.restored})
 	if len(t.events) > 0 || len(t.viewed) > 0 {
 		t.hub.publish(t.events, t.viewed)
 		clear(t.events)

@@ -43,10 +43,13 @@ type Config struct {
 	Peers        func() []string  // addresses (host:port) of the servers for status/peers; nil = only the leader's
 	Operator     Operator         // the servers; nil = no operator endpoints for them
 	Keyring      Keyring          // the keys of the gossip; nil = no endpoint for them
-	Authorizer   Authorizer       // nil = everything is allowed
-	Connect      bool             // make and show a root certificate of the mesh, see connectRoutes
-	TrustDomain  string           // of that certificate, without ".consul"; default the cluster's id
-	CacheBytes   int64            // limit of the encoded answers kept, 0 = api.DefaultBodyCacheBytes
+	// Restore replaces the state of the cluster by the archive in the body of a request; nil = not here. Its errors are
+	// archive.ErrDamaged, *LocalError, or those of the Store.
+	Restore     func(*http.Request) error
+	Authorizer  Authorizer // nil = everything is allowed
+	Connect     bool       // make and show a root certificate of the mesh, see connectRoutes
+	TrustDomain string     // of that certificate, without ".consul"; default the cluster's id
+	CacheBytes  int64      // limit of the encoded answers kept, 0 = api.DefaultBodyCacheBytes
 }
 
 // API serves the endpoints that read and write the replicated tree.
@@ -98,6 +101,7 @@ func (a *API) Routes() []api.Route {
 	rs = append(rs, a.healthRoutes()...)
 	rs = append(rs, a.kvRoutes()...)
 	rs = append(rs, a.txnRoutes()...)
+	rs = append(rs, a.snapshotRoutes()...)
 	rs = append(rs, a.sessionRoutes()...)
 	rs = append(rs, a.statusRoutes()...)
 	rs = append(rs, a.operatorRoutes()...)

@@ -77,7 +77,7 @@ func (a *API) kvGet(w http.ResponseWriter, r *http.Request, key string) error {
 			found, index = nil, s.IndexOf(path)
 			return api.Result{Index: index, Print: api.NotFound}
 		}
-		found, index = e, e.Modified()
+		found, index = e, max(e.Modified(), s.Restored())
 		return api.Result{Index: index}
 	})
 	if err != nil {

@@ -81,6 +81,7 @@ var imports = []struct {
 }{
 	{"kv", nil, "the tree is a pure state machine: it must not know who calls it"},
 	{"peer", nil, "the server port carries bytes; what they mean is decided above it"},
+	{"archive", nil, "the file of a snapshot is used by the agent and by tools alike"},
 	{"health", nil, "check runners know no cluster, so they can be tested and reused alone"},
 	{"membership", nil, "gossip emits events and decides nothing"},
 	{"consensus", []string{"kv", "peer"}, "replication knows what it replicates and how it travels, not what it means"},
@@ -90,11 +91,11 @@ var imports = []struct {
 	{"api", []string{"catalog", "kv"}, "what both dialects share must belong to neither"},
 	{"api/apitest", []string{"api", "catalog", "kv"}, "a store for tests of the dialects"},
 	{"api/etcd", []string{"api", "catalog", "kv"}, "a dialect is a translator: no raft, no gossip, no other dialect"},
-	{"api/consul", []string{"api", "catalog", "kv", "health", "internal/version"}, "a dialect is a translator: no raft, no gossip, no other dialect"},
+	{"api/consul", []string{"api", "archive", "catalog", "kv", "health", "internal/version"}, "a dialect is a translator: no raft, no gossip, no other dialect"},
 	{"internal/version", nil, "a leaf"},
 	{"internal/child", nil, "a leaf"},
 	{"internal/watch", []string{"internal/child"}, "a watch is a client: it talks HTTP and knows nothing else of the agent"},
-	{"cmd/muster", []string{"agent", "internal/child", "internal/version", "internal/watch"}, "commands talk HTTP; only the agent command starts an agent"},
+	{"cmd/muster", []string{"agent", "archive", "internal/child", "internal/version", "internal/watch"}, "commands talk HTTP; only the agent command starts an agent"},
 }
 
 func TestImportDirections(t *testing.T) {
