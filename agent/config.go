@@ -258,6 +258,7 @@ type DNSConfig struct {
 	NodeTTL            time.Duration            `key:"node_ttl"`
 	ServiceTTL         map[string]time.Duration `key:"service_ttl"`
 	OnlyPassing        bool                     `key:"only_passing"`
+	StableOrder        []string                 `key:"stable_order"` // services, "prefix*" or "*", whose records keep their order
 	EnableTruncate     bool                     `key:"enable_truncate"`
 	UDPAnswerLimit     int                      `key:"udp_answer_limit"`
 	ARecordLimit       int                      `key:"a_record_limit"`

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/musterhq/muster/catalog"
 	"github.com/musterhq/muster/dnsserver"
 	"github.com/musterhq/muster/kv"
 	"github.com/musterhq/muster/proxy"
@@ -31,6 +32,10 @@ func (a *Agent) dnsConfig(cfg *Config) dnsserver.Config {
 	d.NodeMetaTXT, d.DisableCompression = cfg.DNS.NodeMetaTXT, cfg.DNS.DisableCompression
 	d.Recursors, d.RecursorTimeout = cfg.Recursors, cfg.DNS.RecursorTimeout
 	d.RandomRecursor = cfg.DNS.RecursorStrategy == "random"
+	d.StableOrder = cfg.DNS.StableOrder
+	if d.Locality = cfg.Locality; d.Locality == nil {
+		d.Locality = &catalog.Locality{Region: cfg.NodeMeta["region"], Zone: cfg.NodeMeta["zone"]}
+	}
 	d.Logger, d.Metrics = a.log.Named("dns"), a.metrics
 	return d
 }
@@ -42,13 +47,15 @@ func (a *Agent) startDNS() error {
 		return nil
 	}
 	var src dnsserver.Source
+	conf := a.dnsConfig(&a.cfg)
 	if a.tree != nil {
-		src = dnsserver.NewTreeSource(func() *kv.Snap {
+		tree := dnsserver.NewTreeSource(func() *kv.Snap {
 			if !a.raft.HasState() {
 				return nil // a server that never was in a cluster knows nothing
 			}
 			return a.tree.Snap()
 		})
+		src, conf.Places = tree, tree.Place
 	} else {
 		follow, err := dnsserver.NewFollowSource(dnsserver.FollowConfig{Fetch: a.fetch, Logger: a.log.Named("dns")})
 		if err != nil {
@@ -57,7 +64,7 @@ func (a *Agent) startDNS() error {
 		a.keepView(follow)
 		src = follow
 	}
-	d, err := dnsserver.New(a.dnsConfig(&a.cfg), src)
+	d, err := dnsserver.New(conf, src)
 	if err != nil {
 		return err
 	}

@@ -5,16 +5,19 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-metrics"
 	"github.com/miekg/dns"
+
+	"github.com/musterhq/muster/catalog"
 )
 
 // Config of a Server. Start from DefaultConfig: several zero values mean something other than the default.
-// Reload takes everything except Addrs, Domain, AltDomain, Datacenter, Logger, Metrics and the limits of listeners.
+// Reload takes everything except Addrs, Domain, AltDomain, Datacenter, Places, Logger, Metrics and the limits of listeners.
 type Config struct {
 	Addrs      []string // host:port, each served over UDP and TCP
 	Domain     string   // zone, default "consul."
@@ -25,12 +28,18 @@ type Config struct {
 	ServiceTTL map[string]time.Duration // by exact name, "prefix*", or "*"; no match: 0
 	SOA        SOA
 
-	UDPAnswerLimit     int  // most answers over UDP without EDNS, at most 8 count; 0 means 3
-	ARecordLimit       int  // most A and AAAA answers, 0 = no limit; never sets TC
-	EnableTruncate     bool // set TC on answers cut to fit UDP
-	OnlyPassing        bool // leave out instances in warning
-	NodeMetaTXT        bool // add node metadata to the additional section
+	UDPAnswerLimit     int      // most answers over UDP without EDNS, at most 8 count; 0 means 3
+	ARecordLimit       int      // most A and AAAA answers, 0 = no limit; never sets TC
+	EnableTruncate     bool     // set TC on answers cut to fit UDP
+	StableOrder        []string // services (exact, "prefix*", "*") whose records are never shuffled
+	OnlyPassing        bool     // leave out instances in warning
+	NodeMetaTXT        bool     // add node metadata to the additional section
 	DisableCompression bool
+
+	// Locality is where this machine stands. Instances in the asker's zone come first, then those in its region. The
+	// asker stands where Places (in lower case) says its address is, or where this machine does.
+	Locality *catalog.Locality
+	Places   func(asker netip.Addr) (catalog.Locality, bool)
 
 	Recursors       []string      // IP[:port] of resolvers for names outside the zones; none: REFUSED
 	RandomRecursor  bool          // ask them in random order, not in the one given
@@ -65,6 +74,8 @@ type settings struct {
 	zones     zones
 	nodeTTL   uint32
 	ttls      ttlTable
+	stable    patterns
+	here      place
 	recursors []string
 	cache     *cache
 }
@@ -106,8 +117,27 @@ func newSettings(c Config) (*settings, error) {
 	if st.ttls, err = newTTLTable(c.ServiceTTL); err != nil {
 		return nil, err
 	}
+	for _, p := range c.StableOrder {
+		st.stable = append(st.stable, strings.ToLower(p))
+	}
+	st.here = placeOf(c.Locality, nil)
 	st.recursors, err = recursorAddrs(c.Recursors, c.Addrs)
 	return st, err
+}
+
+// place is where the asker at addr stands.
+func (st *settings) place(addr net.Addr) place {
+	var ip netip.Addr
+	switch a := addr.(type) {
+	case *net.UDPAddr:
+		ip = a.AddrPort().Addr()
+	case *net.TCPAddr:
+		ip = a.AddrPort().Addr()
+	}
+	if l, known := st.Places(ip.Unmap()); known {
+		return place{l.Region, l.Zone}
+	}
+	return st.here
 }
 
 func setDuration(d *time.Duration, def time.Duration) {

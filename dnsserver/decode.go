@@ -11,10 +11,11 @@ import (
 type nodeJSON struct {
 	ID, Node, Address, Datacenter string
 	Meta                          map[string]string
+	Locality                      *catalog.Locality
 }
 
 func (n nodeJSON) record() *catalog.Node {
-	return &catalog.Node{ID: n.ID, Name: n.Node, Address: n.Address, Datacenter: n.Datacenter, Meta: n.Meta}
+	return &catalog.Node{ID: n.ID, Name: n.Node, Address: n.Address, Datacenter: n.Datacenter, Meta: n.Meta, Locality: n.Locality}
 }
 
 type entryJSON struct {
@@ -23,6 +24,7 @@ type entryJSON struct {
 		ID, Service, Address string
 		Tags                 []string
 		Port                 int
+		Locality             *catalog.Locality
 		Weights              struct{ Passing, Warning int }
 	}
 	Checks []struct{ Status string }
@@ -43,7 +45,7 @@ func decodeService(body []byte, index uint64) (value, error) {
 		a.Instances = append(a.Instances, &catalog.Instance{
 			Node: e.Node.record(),
 			Service: &catalog.Service{
-				ID: e.Service.ID, Name: e.Service.Service, Address: e.Service.Address, Tags: e.Service.Tags, Port: e.Service.Port,
+				ID: e.Service.ID, Name: e.Service.Service, Address: e.Service.Address, Tags: e.Service.Tags, Port: e.Service.Port, Locality: e.Service.Locality,
 				Weights: catalog.Weights{Passing: e.Service.Weights.Passing, Warning: e.Service.Weights.Warning},
 			},
 			Status: status,

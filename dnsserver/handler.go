@@ -2,7 +2,6 @@ package dnsserver
 
 import (
 	"context"
-	"math/rand/v2"
 	"runtime/debug"
 	"strings"
 
@@ -40,12 +39,16 @@ func (h handler) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
 		return
 	}
 	name := strings.ToLower(req.Question[0].Name)
-	if h.fast(w, req, st, name) {
+	asker := st.here
+	if st.Places != nil {
+		asker = st.place(w.RemoteAddr())
+	}
+	if h.fast(w, req, st, name, asker) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, st.LookupTimeout)
 	defer cancel()
-	h.slow(ctx, w, req, st, name)
+	h.slow(ctx, w, req, st, name, asker)
 }
 
 // acceptable refuses what no lookup could answer.
@@ -70,8 +73,8 @@ func acceptable(req *dns.Msg) (rcode int, ok bool) {
 }
 
 // fast answers from a packed set, if there is one and its service has not changed.
-func (h handler) fast(w dns.ResponseWriter, req *dns.Msg, st *settings, name string) bool {
-	set := st.cache.get(name, req.Question[0].Qtype)
+func (h handler) fast(w dns.ResponseWriter, req *dns.Msg, st *settings, name string, asker place) bool {
+	set := st.cache.get(cacheKey{name, req.Question[0].Qtype, asker})
 	if set == nil || subnet(req) != nil {
 		return false
 	}
@@ -104,10 +107,10 @@ func (h handler) writeSet(w dns.ResponseWriter, req *dns.Msg, st *settings, set 
 }
 
 // slow parses the name and looks it up.
-func (h handler) slow(ctx context.Context, w dns.ResponseWriter, req *dns.Msg, st *settings, name string) {
+func (h handler) slow(ctx context.Context, w dns.ResponseWriter, req *dns.Msg, st *settings, name string, asker place) {
 	s := h.s
 	q := st.zones.parse(name)
-	l := &lookup{st: st, src: s.src, qname: req.Question[0].Name, qtype: req.Question[0].Qtype}
+	l := &lookup{st: st, src: s.src, qname: req.Question[0].Name, qtype: req.Question[0].Qtype, asker: asker}
 	l.forward = func(ctx context.Context, host string) []dns.RR { return s.foreign(ctx, st, host) }
 	var rep *reply
 	var err error
@@ -136,15 +139,16 @@ func (h handler) slow(ctx context.Context, w dns.ResponseWriter, req *dns.Msg, s
 		s.refuse(w, req, dns.RcodeServerFailure)
 		return
 	}
-	h.reply(w, req, st, name, q, rep)
+	h.reply(w, req, st, name, asker, q, rep)
 }
 
 // reply writes rep, and keeps its packed form if it may be kept.
-func (h handler) reply(w dns.ResponseWriter, req *dns.Msg, st *settings, name string, q question, rep *reply) {
+func (h handler) reply(w dns.ResponseWriter, req *dns.Msg, st *settings, name string, asker place, q question, rep *reply) {
 	qtype := req.Question[0].Qtype
 	if rep.set != nil && !st.DisableCompression && subnet(req) == nil {
+		rep.set.order = *rep.order
 		if rep.set.pack(rep.groups, qtype, q.domain) {
-			st.cache.put(name, qtype, rep.set)
+			st.cache.put(cacheKey{name, qtype, asker}, rep.set)
 			if h.writeSet(w, req, st, rep.set) {
 				return
 			}
@@ -157,8 +161,8 @@ func (h handler) reply(w dns.ResponseWriter, req *dns.Msg, st *settings, name st
 	if opt != nil {
 		lim.bytes -= dns.Len(opt)
 	}
-	if q.kind == kindService && qtype != dns.TypeSOA {
-		rand.Shuffle(len(rep.groups), func(i, j int) { rep.groups[i], rep.groups[j] = rep.groups[j], rep.groups[i] })
+	if rep.order != nil {
+		rep.order.shuffle(rep.groups)
 		if n := st.ARecordLimit; n > 0 && n < len(rep.groups) && qtype != dns.TypeSRV {
 			rep.groups = rep.groups[:n]
 		}

@@ -18,7 +18,8 @@ type reply struct {
 	groups    []group
 	extra     []dns.RR // additional records that belong to the name, not to one answer
 	authority []dns.RR
-	set       *set // set instead of groups when a packed form exists
+	order     *order // of groups; nil when they stay as they are
+	set       *set   // an empty one to keep the packed form in; nil when it must not be kept
 }
 
 // lookup answers one question.
@@ -28,6 +29,7 @@ type lookup struct {
 	forward func(ctx context.Context, host string) []dns.RR // asks recursors for A records of host
 	qname   string                                          // as the client spells it; owner of answers
 	qtype   uint16
+	asker   place
 	depth   int
 }
 
@@ -105,7 +107,7 @@ func (l *lookup) service(ctx context.Context, q question) (*reply, error) {
 	case dns.TypeA, dns.TypeAAAA, dns.TypeANY, dns.TypeTXT, dns.TypeCNAME:
 		var any bool
 		var host string
-		groups, any, host = addressGroups(ins, l.qname, l.qtype, ttl)
+		groups, any, host = addressGroups(ins, l.qname, l.qtype, ttl, l.asker)
 		if l.qtype == dns.TypeCNAME {
 			groups = nil
 		}
@@ -116,22 +118,27 @@ func (l *lookup) service(ctx context.Context, q question) (*reply, error) {
 	if len(groups) == 0 {
 		return l.empty(q.domain), nil
 	}
-	return &reply{groups: groups, set: &set{answer: a, question: q}}, nil
+	return &reply{groups: groups, order: l.order(groups, q), set: &set{answer: a, question: q}}, nil
 }
 
 func (l *lookup) srv(ctx context.Context, q question, a *Answer, ins []*catalog.Instance, ttl uint32) *reply {
 	n := naming{l.st.zones.dc, q.domain}
-	groups, hosts := srvGroups(ins, l.qname, n, ttl, l.st.NodeMetaTXT, func(host string) []dns.RR {
+	groups, hosts := srvGroups(ins, l.qname, n, ttl, l.st.NodeMetaTXT, l.asker, func(host string) []dns.RR {
 		return l.resolve(ctx, host, ttl)
 	})
 	if len(groups) == 0 {
 		return l.empty(q.domain)
 	}
-	rep := &reply{groups: groups}
+	rep := &reply{groups: groups, order: l.order(groups, q)}
 	if !hosts { // records of foreign names must not be kept with ours
 		rep.set = &set{answer: a, question: q}
 	}
 	return rep
+}
+
+func (l *lookup) order(groups []group, q question) *order {
+	o := arrange(groups, l.st.stable.match(q.name))
+	return &o
 }
 
 // node answers with the address of a node, and its metadata.

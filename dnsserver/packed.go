@@ -2,7 +2,6 @@ package dnsserver
 
 import (
 	"encoding/binary"
-	"math/rand/v2"
 	"sync"
 
 	"github.com/miekg/dns"
@@ -17,6 +16,7 @@ import (
 type set struct {
 	answer   *Answer // valid as long as the source returns this pointer
 	question question
+	order    order
 
 	blob    []byte   // answers: type, class, ttl, length, data
 	ends    []uint32 // where each ends in blob
@@ -139,7 +139,7 @@ func packRest(rr dns.RR, buf []byte) ([]byte, bool) {
 
 // size is about how much memory the set takes, in bytes.
 func (s *set) size() int {
-	n := len(s.blob) + 12*len(s.ends) + 2*len(s.ride) + 300
+	n := len(s.blob) + 16*len(s.ends) + 2*len(s.ride) + 300
 	for _, e := range s.extras {
 		n += len(e.rest) + 32
 	}
@@ -151,7 +151,7 @@ func (s *set) size() int {
 
 // scratch is the working memory of one answer.
 type scratch struct {
-	order   []uint32 // always a permutation of the answers; shuffling a shuffled one is as good
+	order   []uint32 // always a permutation of the answers, within their tiers; shuffling a shuffled one is as good
 	buf     []byte
 	stamp   uint32   // marks what belongs to the present answer in the two below
 	inExtra []uint32 // by extra: stamp when it is in the packet
@@ -209,8 +209,7 @@ func (s *set) packet(x *scratch, req *dns.Msg, lim limits, limit, udpSize int, r
 	}
 	count, later := 0, 0 // later: bytes of additional records still to come
 	for count < min(want, lim.counts) {
-		j := count + int(rand.Uint32N(uint32(len(x.order)-count)))
-		x.order[count], x.order[j] = x.order[j], x.order[count]
+		s.order.pick(x.order, count)
 		i := x.order[count]
 		from, to := s.span(s.ends, i)
 		rec := s.blob[from:to]
@@ -334,19 +333,20 @@ type cache struct {
 type cacheKey struct {
 	name  string // lower case
 	qtype uint16
+	asker place // answers depend on where it stands
 }
 
 func newCache() *cache { return &cache{sets: make(map[cacheKey]*set)} }
 
-func (c *cache) get(name string, qtype uint16) *set {
+func (c *cache) get(k cacheKey) *set {
 	c.mu.RLock()
-	s := c.sets[cacheKey{name, qtype}]
+	s := c.sets[k]
 	c.mu.RUnlock()
 	return s
 }
 
-func (c *cache) put(name string, qtype uint16, s *set) {
-	k, n := cacheKey{name, qtype}, s.size()
+func (c *cache) put(k cacheKey, s *set) {
+	n := s.size()
 	if n > cacheBytes/4 {
 		return
 	}

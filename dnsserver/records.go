@@ -16,6 +16,8 @@ import (
 type group struct {
 	answer []dns.RR
 	extra  []dns.RR
+	weight uint16 // how soon it comes, beside the others
+	far    uint8  // see place.distance
 }
 
 // header of a record; ttl in seconds.
@@ -111,8 +113,8 @@ func hasTag(tags []string, tag string) bool {
 
 // addressGroups are the A and AAAA records for the instances, each text once, and the host name of the first
 // instance that has one, for use when there is no address at all.
-func addressGroups(ins []*catalog.Instance, owner string, qtype uint16, ttl uint32) (groups []group, any bool, host string) {
-	seen := make(map[netip.Addr]struct{}, len(ins))
+func addressGroups(ins []*catalog.Instance, owner string, qtype uint16, ttl uint32, asker place) (groups []group, any bool, host string) {
+	seen := make(map[netip.Addr]int, len(ins)) // its group
 	for _, in := range ins {
 		a, ok := addressOf(in)
 		switch {
@@ -126,18 +128,23 @@ func addressGroups(ins []*catalog.Instance, owner string, qtype uint16, ttl uint
 		}
 		any = true
 		ip := a.ip.Unmap()
-		if _, dup := seen[ip]; dup || !wants(qtype, ip) {
+		if !wants(qtype, ip) {
 			continue
 		}
-		seen[ip] = struct{}{}
-		groups = append(groups, group{answer: []dns.RR{addrRecord(owner, ip, ttl)}})
+		w, far := weight(in), asker.distance(placeOfInstance(in))
+		if i, dup := seen[ip]; dup { // it stands for both
+			groups[i].weight, groups[i].far = clamp16(int(groups[i].weight)+int(w)), min(groups[i].far, far)
+			continue
+		}
+		seen[ip] = len(groups)
+		groups = append(groups, group{answer: []dns.RR{addrRecord(owner, ip, ttl)}, weight: w, far: far})
 	}
 	return groups, any, host
 }
 
 // srvGroups are the SRV records for the instances. resolve gives the additional records of a host name; it is only
 // called for those.
-func srvGroups(ins []*catalog.Instance, owner string, n naming, ttl uint32, meta bool, resolve func(host string) []dns.RR) (groups []group, hosts bool) {
+func srvGroups(ins []*catalog.Instance, owner string, n naming, ttl uint32, meta bool, asker place, resolve func(host string) []dns.RR) (groups []group, hosts bool) {
 	type key struct {
 		node, addr string
 		port       int
@@ -173,7 +180,7 @@ func srvGroups(ins []*catalog.Instance, owner string, n naming, ttl uint32, meta
 				Hdr: header(owner, dns.TypeSRV, ttl), Priority: 1, Weight: weight(in),
 				Port: clamp16(in.Service.Port), Target: target,
 			}},
-			extra: extra,
+			extra: extra, weight: weight(in), far: asker.distance(placeOfInstance(in)),
 		})
 	}
 	return groups, hosts

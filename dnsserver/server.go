@@ -74,7 +74,7 @@ func (s *Server) Reload(c Config) error {
 	old := s.settings.Load().Config
 	c.Addrs, c.Domain, c.AltDomain, c.Datacenter = old.Addrs, old.Domain, old.AltDomain, old.Datacenter
 	c.MaxInflight, c.MaxConns, c.MaxConnsClient = old.MaxInflight, old.MaxConns, old.MaxConnsClient
-	c.Logger, c.Metrics = old.Logger, old.Metrics
+	c.Logger, c.Metrics, c.Places = old.Logger, old.Metrics, old.Places
 	st, err := newSettings(c)
 	if err != nil {
 		return err

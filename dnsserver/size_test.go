@@ -178,13 +178,13 @@ func TestPackedAnswersEqualComposedOnes(t *testing.T) {
 func TestCacheIsBounded(t *testing.T) {
 	c := newCache()
 	for i := range 3 * cacheSets {
-		c.put(fmt.Sprint("name", i), dns.TypeA, &set{blob: make([]byte, 4000)})
+		c.put(cacheKey{name: fmt.Sprint("name", i), qtype: dns.TypeA}, &set{blob: make([]byte, 4000)})
 		if len(c.sets) > cacheSets || c.bytes > cacheBytes {
 			t.Fatalf("%d sets, %d bytes", len(c.sets), c.bytes)
 		}
 	}
 	for range 3 {
-		c.put("same", dns.TypeA, &set{blob: make([]byte, 4000)})
+		c.put(cacheKey{name: "same", qtype: dns.TypeA}, &set{blob: make([]byte, 4000)})
 	}
 	total := 0
 	for _, s := range c.sets {

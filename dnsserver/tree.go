@@ -24,6 +24,7 @@ type TreeSource struct {
 	mu       sync.RWMutex
 	services map[string]*known
 
+	places    atomic.Pointer[placeIndex]
 	reverse   atomic.Pointer[reverseIndex]
 	reverseMu sync.Mutex
 }
@@ -158,4 +159,35 @@ func (t *TreeSource) reverseOf(s *kv.Snap) *reverseIndex {
 	r.fresh = time.Now().Add(reversePause * time.Since(began))
 	t.reverse.Store(r)
 	return r
+}
+
+// placeIndex says where the nodes stand that say so.
+type placeIndex struct {
+	made  time.Time
+	of    map[netip.Addr]catalog.Locality
+	aging atomic.Bool // somebody makes the next
+}
+
+// placesFresh is how long a placeIndex is used: machines do not move, and making it reads all nodes.
+const placesFresh = 10 * time.Second
+
+// Place says where the node with an address stands, in lower case. It may be behind by placesFresh.
+func (t *TreeSource) Place(addr netip.Addr) (catalog.Locality, bool) {
+	p := t.places.Load()
+	if p == nil || time.Since(p.made) > placesFresh && p.aging.CompareAndSwap(false, true) {
+		s := t.snap()
+		if s == nil {
+			return catalog.Locality{}, false
+		}
+		p = &placeIndex{made: time.Now(), of: map[netip.Addr]catalog.Locality{}}
+		for _, n := range catalog.Nodes(s) {
+			at := placeOf(n.Locality, n.Meta)
+			if a, err := netip.ParseAddr(n.Address); err == nil && at != (place{}) {
+				p.of[a.Unmap()] = catalog.Locality{Region: at.region, Zone: at.zone}
+			}
+		}
+		t.places.Store(p)
+	}
+	l, ok := p.of[addr]
+	return l, ok
 }
