@@ -100,7 +100,11 @@ func runLock(cmd *cobra.Command, c *client, o lockOptions, prefix string, comman
 			fmt.Fprintf(cmd.OutOrStdout(), format+"\n", args...)
 		}
 	}
-	session, err := openSession(ctx, c, o.name)
+	behavior := "release"
+	if o.limit > 1 {
+		behavior = "delete" // each contender has a key of its own, which is to vanish with it
+	}
+	session, err := openSession(ctx, c, o.name, behavior)
 	if err != nil {
 		return doing(err, "creating session")
 	}

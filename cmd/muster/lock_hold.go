@@ -35,8 +35,9 @@ type session struct {
 	done chan struct{}
 }
 
-func openSession(ctx context.Context, c *client, name string) (*session, error) {
-	body, err := c.put(ctx, "/v1/session/create", nil, map[string]string{"Name": name, "TTL": sessionTTL.String()})
+// openSession makes a session. behavior is what becomes of its keys in the end: release or delete.
+func openSession(ctx context.Context, c *client, name, behavior string) (*session, error) {
+	body, err := c.put(ctx, "/v1/session/create", nil, map[string]string{"Name": name, "TTL": sessionTTL.String(), "Behavior": behavior})
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,11 @@ func rttCommand(c *client) *cobra.Command {
 		if len(args) < 1 || len(args) > 2 {
 			return errors.New("one or two node names must be specified")
 		}
+		for _, name := range args {
+			if wan && !strings.Contains(name, ".") {
+				return fmt.Errorf("node names must be of the form NODE.DATACENTER with -wan: %q", name)
+			}
+		}
 		if len(args) == 1 {
 			var self struct {
 				Config struct{ NodeName, Datacenter string }
@@ -46,9 +51,6 @@ func rttCommand(c *client) *cobra.Command {
 		}
 		var coords [2]*coordinate.Coordinate
 		for i, name := range args {
-			if wan && !strings.Contains(name, ".") {
-				return fmt.Errorf("node names must be of the form NODE.DATACENTER with -wan: %q", name)
-			}
 			if coords[i] = all[strings.ToLower(name)]; coords[i] == nil {
 				return &exitError{exitServer, fmt.Errorf("could not find a coordinate for node %q", name)}
 			}
