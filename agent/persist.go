@@ -27,6 +27,7 @@ var (
 	bucketServices = "services" // savedService
 	bucketChecks   = "checks"   // savedCheck
 	bucketStates   = "states"   // savedState
+	bucketSent     = "sent"     // "1" for each service whose present registration the catalog has acknowledged
 )
 
 // Delays of changes that nobody waits for.
@@ -54,6 +55,7 @@ type savedRegistry struct {
 	services []consul.ServiceDefinition
 	checks   []savedCheck
 	states   map[string]savedState
+	sent     map[string]bool
 }
 
 // op is one write; a nil value deletes.
@@ -114,7 +116,7 @@ var savedAlready = func() chan error { c := make(chan error); close(c); return c
 func openRegistryStore(dir string, log hclog.Logger) (*registryStore, *savedRegistry, error) {
 	s := &registryStore{log: log, pending: map[opKey][]byte{}, states: map[string]savedState{},
 		wake: make(chan struct{}, 1), done: make(chan struct{})}
-	saved := &savedRegistry{states: map[string]savedState{}}
+	saved := &savedRegistry{states: map[string]savedState{}, sent: map[string]bool{}}
 	if dir == "" {
 		close(s.done)
 		return s, saved, nil
@@ -138,7 +140,7 @@ func openRegistryStore(dir string, log hclog.Logger) (*registryStore, *savedRegi
 
 func (s *registryStore) load(into *savedRegistry) error {
 	return s.db.Update(func(tx *bolt.Tx) error {
-		for _, name := range []string{bucketMeta, bucketServices, bucketChecks, bucketStates} {
+		for _, name := range []string{bucketMeta, bucketServices, bucketChecks, bucketStates, bucketSent} {
 			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 				return err
 			}
@@ -175,6 +177,10 @@ func (s *registryStore) load(into *savedRegistry) error {
 				into.states[key] = v
 			}
 			return err
+		})
+		s.each(tx, bucketSent, func(key string, _ []byte) error {
+			into.sent[key] = true
+			return nil
 		})
 		return nil
 	})
@@ -223,10 +229,26 @@ func (s *registryStore) state(id string, v savedState, statusChanged bool) {
 	if statusChanged {
 		delay = statusDelay
 	}
-	due := time.Now().Add(delay)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.states[id] = v
+	s.within(delay)
+}
+
+// later queues a write that nobody waits for.
+func (s *registryStore) later(o op) {
+	if s.db == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pending[opKey{o.bucket, o.key}] = o.value
+	s.within(statusDelay)
+}
+
+// within sees to a commit within delay; under the lock.
+func (s *registryStore) within(delay time.Duration) {
+	due := time.Now().Add(delay)
 	if s.due.IsZero() || due.Before(s.due) {
 		s.due = due
 		s.kick()

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -85,6 +86,7 @@ type localService struct {
 	source source
 	checks map[string]*localCheck
 	gone   chan struct{} // closed when this version is replaced or removed
+	sent   atomic.Bool   // the catalog has acknowledged this registration: from now on sending it is a repair
 }
 
 // checkIndex finds a check by id for the heartbeat, apart from the lock of the writers.
@@ -273,7 +275,11 @@ func (r *Registry) putService(ch *change, def consul.ServiceDefinition, src sour
 	if !dnsSafe(def.Name) {
 		r.log.Warn("service will not be found by DNS: its name should have letters, digits and dashes only", "service", def.Name)
 	}
-	if old := r.services[def.ID]; old != nil {
+	old := r.services[def.ID]
+	if src == fromFile || old != nil && old.sent.Load() {
+		ch.ops = append(ch.ops, op{bucket: bucketSent, key: def.ID})
+	}
+	if old != nil {
 		svc.checks = old.checks
 		close(old.gone)
 		r.unname(old)
@@ -327,11 +333,42 @@ func (r *Registry) DeregisterService(ctx context.Context, id string) error {
 	return r.finish(ctx, saved, &ch)
 }
 
+// markSent notes that the catalog has acknowledged rec, unless it has been replaced meanwhile.
+func (r *Registry) markSent(rec *catalog.Service) {
+	r.mu.RLock() // keeps putService from replacing it in between
+	defer r.mu.RUnlock()
+	if s := r.services[rec.ID]; s != nil && s.rec == rec && !s.sent.Swap(true) && s.source == fromAPI {
+		r.store.later(op{bucket: bucketSent, key: rec.ID, value: []byte("1")})
+	}
+}
+
+// honour removes a service that was removed from the catalog while this agent was away, unless it has been
+// registered anew meanwhile. One that a file defines returns when the file is read again.
+func (r *Registry) honour(rec *catalog.Service) {
+	var ch change
+	r.mu.Lock()
+	s := r.services[rec.ID]
+	if s == nil || s.rec != rec || r.closed {
+		r.mu.Unlock()
+		return
+	}
+	r.dropService(&ch, s)
+	r.store.put(ch.ops) // nobody waits: the catalog refuses it after a crash just as well
+	r.mu.Unlock()
+	r.log.Warn("service is deregistered: it was removed from the catalog while this agent was away", "service", rec.ID)
+	for _, tell := range ch.pushed {
+		tell()
+	}
+	for _, c := range ch.stopped {
+		c.halt()
+	}
+}
+
 func (r *Registry) dropService(ch *change, svc *localService) {
 	delete(r.services, svc.def.ID)
 	r.unname(svc)
 	close(svc.gone)
-	ch.ops = append(ch.ops, op{bucket: bucketServices, key: svc.def.ID})
+	ch.ops = append(ch.ops, op{bucket: bucketServices, key: svc.def.ID}, op{bucket: bucketSent, key: svc.def.ID})
 	for _, c := range svc.checks {
 		r.dropCheck(ch, c)
 	}

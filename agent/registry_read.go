@@ -84,8 +84,9 @@ func (r *Registry) nodeChecks() []*catalog.Check {
 	return out
 }
 
-// serviceState is what Sync sends of one service: its record and those of its checks, ordered by id.
-func (r *Registry) serviceState(id string) (*catalog.Service, []*catalog.Check, bool) {
+// serviceState is what Sync sends of one service: its record and those of its checks, ordered by id. sent: the catalog
+// has acknowledged it before. A nil record: there is no such service.
+func (r *Registry) serviceState(id string) (rec *catalog.Service, all []*catalog.Check, sent bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	s := r.services[id]
@@ -97,7 +98,7 @@ func (r *Registry) serviceState(id string) (*catalog.Service, []*catalog.Check, 
 		checks = append(checks, c.record(r.cfg.NodeName, s))
 	}
 	slices.SortFunc(checks, byCheckID)
-	return s.rec, checks, true
+	return s.rec, checks, s.sent.Load()
 }
 
 // checkState is what Sync sends of one check. pending: only its output changed, and its time has not come.
@@ -122,6 +123,7 @@ func (r *Registry) adoptTags(id string, tags []string) {
 	def := s.def
 	def.Tags = slices.Clone(tags)
 	next := &localService{def: def, rec: serviceRecord(def), source: s.source, checks: s.checks, gone: make(chan struct{})}
+	next.sent.Store(s.sent.Load())
 	r.services[id] = next
 	r.byName[def.Name][id] = next
 	close(s.gone)

@@ -190,6 +190,10 @@ func openRig(t testing.TB, dir string, f *fakeCluster, change ...func(*RegistryC
 	waitFor(t, "the first comparison", func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
+		if c, ok := sc.Cluster.(*treeCluster); ok {
+			_, known := catalog.GetNode(c.tree.Snap(), "n1")
+			return known
+		}
 		return f.node != nil || f.down != nil
 	})
 	return rig

@@ -31,6 +31,9 @@ func (r *Registry) restore(saved *savedRegistry) error {
 		if def, err = normaliseService(def, r.rules(true)); err == nil {
 			err = r.putService(&ch, def, fromAPI, false, saved.states)
 		}
+		if s := r.services[def.ID]; err == nil && s != nil {
+			s.sent.Store(saved.sent[def.ID])
+		}
 		if err != nil { // an older or newer version knew better
 			r.log.Error("saved service cannot be restored", "service", def.ID, "error", err)
 		}

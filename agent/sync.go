@@ -336,12 +336,12 @@ func (s *Sync) send(ctx context.Context, key unitKey, whole bool, checks map[str
 	node := s.cfg.Node()
 	reg := catalog.Registration{Node: node}
 	if key.service != "" {
-		svc, all, ok := s.cfg.Registry.serviceState(key.service)
-		if !ok {
+		svc, all, sent := s.cfg.Registry.serviceState(key.service)
+		if svc == nil {
 			return s.cfg.Cluster.Deregister(ctx, node.Name, key.service, "")
 		}
 		if whole {
-			reg.Service, reg.Checks = svc, all
+			reg.Service, reg.Checks, reg.Known = svc, all, sent
 		}
 	}
 	var gone []string
@@ -355,8 +355,16 @@ func (s *Sync) send(ctx context.Context, key unitKey, whole bool, checks map[str
 		}
 	}
 	if reg.Service != nil || len(reg.Checks) > 0 {
-		if err := s.cfg.Cluster.Register(ctx, reg); err != nil {
+		err := s.cfg.Cluster.Register(ctx, reg)
+		if gone := (*catalog.GoneError)(nil); errors.As(err, &gone) && reg.Service != nil {
+			s.cfg.Registry.honour(reg.Service)
+			return nil
+		}
+		if err != nil {
 			return err
+		}
+		if reg.Service != nil {
+			s.cfg.Registry.markSent(reg.Service)
 		}
 	}
 	for _, id := range gone {
@@ -489,7 +497,7 @@ func (s *Sync) compareChecks(remote []*catalog.Check) []<-chan struct{} {
 			continue
 		}
 		if c.ServiceID != "" {
-			if _, _, ok := s.cfg.Registry.serviceState(c.ServiceID); !ok {
+			if _, _, ok := s.cfg.Registry.Service(c.ServiceID); !ok {
 				continue // goes with its service
 			}
 		}

@@ -106,7 +106,14 @@ func (h *HTTPCluster) Register(ctx context.Context, r catalog.Registration) erro
 			Type: c.Type, Interval: c.Interval, Timeout: c.Timeout,
 		})
 	}
-	_, err := h.call(ctx, http.MethodPut, "/v1/catalog/register", "", body, nil)
+	query := ""
+	if r.Known {
+		query = "known"
+	}
+	_, err := h.call(ctx, http.MethodPut, "/v1/catalog/register", query, body, nil)
+	if refused := (*statusError)(nil); r.Service != nil && errors.As(err, &refused) && refused.status == http.StatusConflict {
+		return &catalog.GoneError{Node: n.Name, ServiceID: r.Service.ID}
+	}
 	return err
 }
 
@@ -207,6 +214,17 @@ func serviceFromWire(s *consul.NodeService) *catalog.Service {
 	return out
 }
 
+// statusError is an answer other than 200.
+type statusError struct {
+	path   string
+	status int
+	text   string
+}
+
+func (e *statusError) Error() string {
+	return fmt.Sprintf("%s: status %d: %s", e.path, e.status, e.text)
+}
+
 // call runs one request; anything but 200 is an error with the answer's text.
 func (h *HTTPCluster) call(ctx context.Context, method, path, query string, in, out any) (http.Header, error) {
 	var body io.Reader
@@ -232,7 +250,7 @@ func (h *HTTPCluster) call(ctx context.Context, method, path, query string, in, 
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(res.Body, 512))
-		return nil, fmt.Errorf("%s: status %d: %s", path, res.StatusCode, bytes.TrimSpace(text))
+		return nil, &statusError{path, res.StatusCode, string(bytes.TrimSpace(text))}
 	}
 	if out == nil {
 		_, err = io.Copy(io.Discard, io.LimitReader(res.Body, 64<<10))

@@ -70,7 +70,7 @@ func decodeService(value string) (*Service, error) {
 
 // Register builds the Txn for a registration, checked against s and conditional on what it read there; when the
 // Txn fails with a Stale code, build it again from a newer Snap. An identical re-registration gives a Txn with no
-// effect. Errors are *InputError. The registration is not changed.
+// effect. Errors are *InputError, and *GoneError for a Known registration. The registration is not changed.
 //
 // What is not given stays: registering a node without services keeps the services it has. A node ID that is known
 // under another name renames: the old node goes with everything on it. A name whose holder has another ID is
@@ -87,6 +87,9 @@ func Register(s *kv.Snap, r Registration) (kv.Txn, error) {
 			return kv.Txn{}, err
 		}
 		svc = &c
+		if err := b.revive(&r, svc.ID); err != nil {
+			return kv.Txn{}, err
+		}
 		b.set(servicePath(b.node, svc.ID), EncodeService(svc))
 	}
 	if err := b.registerChecks(&r, svc); err != nil {
@@ -116,7 +119,8 @@ func complete(s *Service) error {
 
 // Deregister builds the Txn that removes a check, a service with its checks, or a node with everything on it:
 // checkID wins over serviceID, and both empty means the node. Sessions that depend on a removed check go with it.
-// The Txn for something unknown is empty. Errors are *InputError.
+// The Txn for something unknown is empty. A service removed from a node whose agent is away leaves a Tombstone. Errors
+// are *InputError.
 func Deregister(s *kv.Snap, node, serviceID, checkID string) (kv.Txn, error) {
 	if node == "" {
 		return kv.Txn{}, &InputError{"Must provide node"}
@@ -130,7 +134,12 @@ func Deregister(s *kv.Snap, node, serviceID, checkID string) (kv.Txn, error) {
 		}
 	case serviceID != "":
 		path := servicePath(b.node, serviceID)
-		if e, ok := s.Get(path); ok {
+		if svc, e := recordAt[*Service](s, path); e == nil {
+			b.confirm(serviceID)
+		} else {
+			if err := b.bury(svc); err != nil {
+				return kv.Txn{}, err
+			}
 			b.removeTree(path)
 			eachCheck(e, func(_ *kv.Entry, c *Check) { b.lost = append(b.lost, c.ID) })
 		}

@@ -118,6 +118,9 @@ type Registration struct {
 	Service        *Service
 	Checks         []*Check
 	SkipNodeUpdate bool
+	// Known says that the catalog has acknowledged this registration of Service before, so that sending it again is
+	// a repair: it is refused with *GoneError when the service was removed while the node's agent was away.
+	Known bool
 }
 
 // Views is the kv.Deriver of this package.

@@ -31,7 +31,7 @@ type serviceTags struct {
 	tags []string // of all its instances, sorted
 }
 
-// Decode turns a record below n/ into a *Node, *Service, *Check or *Session, according to its path. Their Created
+// Decode turns a record below n/ into a *Node, *Service, *Check, *Session or *Tombstone, according to its path. Their Created
 // and Modified are filled in by Derive, which sees the entry. Values elsewhere have no record. An error means that
 // the value, or the path, is none of this package's.
 func (Views) Decode(path string, value string) (any, error) {
@@ -46,6 +46,8 @@ func (Views) Decode(path string, value string) (any, error) {
 	case id == "":
 	case kind == "l" && sub == "":
 		return orError(decodeSession(value))
+	case kind == "g" && sub == "":
+		return orError(decodeTombstone(value))
 	case kind == "s" && sub == "":
 		return orError(decodeService(value))
 	case kind == "c" && sub == "", kind == "s" && sub == "c" && check != "":
@@ -132,6 +134,7 @@ func (d *deriver) note(path string) {
 		w.sessions = append(w.sessions, id)
 	case kind == "l":
 		w.allSessions = true
+	case kind == "g": // tombstones show nowhere
 	default:
 		w.all = true
 	}

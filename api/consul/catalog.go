@@ -3,6 +3,7 @@ package consul
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 
@@ -223,9 +224,13 @@ func (a *API) catalogRegister(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	reg.Known = p.has("known") // Muster's own, sent by agents that repair: see catalog.Registration
 	res, err := a.write(r.Context(), func(s *kv.Snap) (kv.Txn, error) { return catalog.Register(s, reg) })
 	if err == nil {
 		err = codeError(res)
+	}
+	if gone := (*catalog.GoneError)(nil); errors.As(err, &gone) {
+		return refuse(http.StatusConflict, "%s", gone.Error())
 	}
 	if err != nil {
 		return inputError(err, "")
