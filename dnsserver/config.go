@@ -47,6 +47,7 @@ type Config struct {
 
 	LookupTimeout  time.Duration // for the Source, 0 means 5 s
 	MaxInflight    int           // UDP queries worked on at one time, 0 means 10,000; more are dropped
+	ClientRate     int           // UDP queries a second of one address (IPv6: /64) but loopback, 0 = no limit; more are dropped
 	MaxConns       int           // TCP connections, 0 means 1,024; more are closed at once
 	MaxConnsClient int           // TCP connections of one address, 0 means 128
 
@@ -64,7 +65,7 @@ func DefaultConfig() Config {
 		SOA:            SOA{Refresh: 3600, Retry: 600, Expire: 86400},
 		UDPAnswerLimit: 3, EnableTruncate: true, NodeMetaTXT: true,
 		RecursorTimeout: 2 * time.Second, LookupTimeout: 5 * time.Second,
-		MaxInflight: 10000, MaxConns: 1024, MaxConnsClient: 128,
+		MaxInflight: 10000, ClientRate: 10000, MaxConns: 1024, MaxConnsClient: 128,
 	}
 }
 
@@ -92,7 +93,7 @@ func newSettings(c Config) (*settings, error) {
 	setInt(&c.MaxInflight, 10000)
 	setInt(&c.MaxConns, 1024)
 	setInt(&c.MaxConnsClient, 128)
-	if c.UDPAnswerLimit < 0 || c.ARecordLimit < 0 || c.MaxInflight < 0 || c.MaxConns < 0 || c.MaxConnsClient < 0 {
+	if c.UDPAnswerLimit < 0 || c.ClientRate < 0 || c.ARecordLimit < 0 || c.MaxInflight < 0 || c.MaxConns < 0 || c.MaxConnsClient < 0 {
 		return nil, errors.New("dns: limits must not be negative")
 	}
 	st := &settings{Config: c, cache: newCache()}
@@ -127,14 +128,7 @@ func newSettings(c Config) (*settings, error) {
 
 // place is where the asker at addr stands.
 func (st *settings) place(addr net.Addr) place {
-	var ip netip.Addr
-	switch a := addr.(type) {
-	case *net.UDPAddr:
-		ip = a.AddrPort().Addr()
-	case *net.TCPAddr:
-		ip = a.AddrPort().Addr()
-	}
-	if l, known := st.Places(ip.Unmap()); known {
+	if l, known := st.Places(addrOf(addr)); known {
 		return place{l.Region, l.Zone}
 	}
 	return st.here

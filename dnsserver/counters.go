@@ -12,6 +12,7 @@ import (
 type counters struct {
 	queries        atomic.Uint64
 	dropped        atomic.Uint64 // UDP, over MaxInflight
+	limited        atomic.Uint64 // UDP, over ClientRate
 	refused        atomic.Uint64 // REFUSED, NOTIMP, FORMERR
 	failed         atomic.Uint64 // SERVFAIL
 	stale          atomic.Uint64 // answered with what was known last
@@ -28,7 +29,7 @@ func (c *counters) report(ctx context.Context, m *metrics.Metrics) {
 		n    *atomic.Uint64
 		last uint64
 	}{
-		{name: "queries", n: &c.queries}, {name: "dropped", n: &c.dropped}, {name: "refused", n: &c.refused},
+		{name: "queries", n: &c.queries}, {name: "dropped", n: &c.dropped}, {name: "limited", n: &c.limited}, {name: "refused", n: &c.refused},
 		{name: "failed", n: &c.failed}, {name: "stale", n: &c.stale}, {name: "recursed", n: &c.recursed},
 		{name: "recursor_failed", n: &c.recursorFailed}, {name: "conns_refused", n: &c.connsRefused},
 		{name: "write_failed", n: &c.writeFailed}, {name: "panics", n: &c.panics},

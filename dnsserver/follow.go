@@ -158,12 +158,12 @@ func (f *FollowSource) Service(ctx context.Context, name string) (*Answer, error
 }
 
 // Node implements Source.
-func (f *FollowSource) Node(ctx context.Context, name string) (*catalog.Node, error) {
+func (f *FollowSource) Node(ctx context.Context, name string) (*catalog.Node, bool, error) {
 	v, err := f.get(ctx, followNode+name)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return v.node, nil
+	return v.node, v.stale, nil
 }
 
 // Servers implements Source.

@@ -293,10 +293,10 @@ func TestNodesAndReverse(t *testing.T) {
 		c.set("/v1/health/service/consul", `[{"Node":{"Node":"s1","Address":"10.9.0.1"},"Service":{"Service":"consul"},"Checks":[]}]`)
 		f := newFollower(t, c, 0)
 		defer f.Close()
-		if n, err := f.Node(t.Context(), "n1"); err != nil || n.Address != "10.0.0.1" || n.Meta["k"] != "v" {
+		if n, _, err := f.Node(t.Context(), "n1"); err != nil || n.Address != "10.0.0.1" || n.Meta["k"] != "v" {
 			t.Errorf("%+v %v", n, err)
 		}
-		if n, err := f.Node(t.Context(), "nope"); err != nil || n != nil {
+		if n, _, err := f.Node(t.Context(), "nope"); err != nil || n != nil {
 			t.Errorf("%+v %v", n, err)
 		}
 		if n, err := f.Servers(t.Context()); err != nil || len(n) != 1 || n[0].Name != "s1" {
@@ -418,7 +418,7 @@ func TestRestartWhileTheClusterIsDown(t *testing.T) {
 		if got := addrs(t, f); got != "10.0.0.1 stale" || time.Since(began) > time.Second {
 			t.Errorf("%s after %s", got, time.Since(began))
 		}
-		if n, err := f.Node(t.Context(), "n1"); err != nil || n.Meta["k"] != "v" {
+		if n, _, err := f.Node(t.Context(), "n1"); err != nil || n.Meta["k"] != "v" {
 			t.Errorf("%+v %v", n, err)
 		}
 		c.fail(false)

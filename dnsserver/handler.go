@@ -20,6 +20,10 @@ func (h handler) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
 	s.counters.queries.Add(1)
 	st := s.settings.Load()
 	if !h.tcp {
+		if !s.clients.allow(addrOf(w.RemoteAddr()), st.ClientRate) {
+			s.counters.limited.Add(1)
+			return
+		}
 		if s.inflight.Add(1) > int64(st.MaxInflight) {
 			s.inflight.Add(-1)
 			s.counters.dropped.Add(1)
@@ -31,11 +35,16 @@ func (h handler) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
 		if p := recover(); p != nil {
 			s.counters.panics.Add(1)
 			s.log.Error("dns question caused a panic", "panic", p, "stack", string(debug.Stack()))
-			s.refuse(w, req, dns.RcodeServerFailure)
+			s.refuse(w, req, options{}, dns.RcodeServerFailure)
 		}
 	}()
-	if rcode, ok := acceptable(req); !ok {
-		s.refuse(w, req, rcode)
+	rcode, ok := acceptable(req)
+	opts, err := s.readOptions(req, w.RemoteAddr())
+	if err != nil && ok {
+		rcode, ok = dns.RcodeFormatError, false
+	}
+	if !ok {
+		s.refuse(w, req, opts, rcode)
 		return
 	}
 	name := strings.ToLower(req.Question[0].Name)
@@ -43,12 +52,12 @@ func (h handler) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
 	if st.Places != nil {
 		asker = st.place(w.RemoteAddr())
 	}
-	if h.fast(w, req, st, name, asker) {
+	if h.fast(w, req, opts, st, name, asker) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, st.LookupTimeout)
 	defer cancel()
-	h.slow(ctx, w, req, st, name, asker)
+	h.slow(ctx, w, req, opts, st, name, asker)
 }
 
 // acceptable refuses what no lookup could answer.
@@ -73,26 +82,25 @@ func acceptable(req *dns.Msg) (rcode int, ok bool) {
 }
 
 // fast answers from a packed set, if there is one and its service has not changed.
-func (h handler) fast(w dns.ResponseWriter, req *dns.Msg, st *settings, name string, asker place) bool {
+func (h handler) fast(w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, name string, asker place) bool {
 	set := st.cache.get(cacheKey{name, req.Question[0].Qtype, asker})
-	if set == nil || subnet(req) != nil {
+	if set == nil || opts.subnet != nil {
 		return false
 	}
 	a, err := h.s.src.Service(h.s.ctx, set.question.name)
 	if err != nil || a != set.answer {
 		return false
 	}
-	return h.writeSet(w, req, st, set)
+	return h.writeSet(w, req, opts, st, set)
 }
 
-func (h handler) writeSet(w dns.ResponseWriter, req *dns.Msg, st *settings, set *set) bool {
-	udpSize := -1
-	if o := req.IsEdns0(); o != nil {
-		udpSize = int(o.UDPSize())
+func (h handler) writeSet(w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, set *set) bool {
+	if set.answer.Stale {
+		opts.fail(dns.ExtendedErrorCodeStaleAnswer)
 	}
 	x := set.scratch.Get().(*scratch)
 	defer set.scratch.Put(x)
-	b := set.packet(x, req, limitsFor(st, req, h.tcp), st.ARecordLimit, udpSize,
+	b := set.packet(x, req, limitsFor(st, req, h.tcp), st.ARecordLimit, &opts,
 		len(st.recursors) > 0, st.EnableTruncate && !h.tcp)
 	if b == nil {
 		return false
@@ -107,7 +115,7 @@ func (h handler) writeSet(w dns.ResponseWriter, req *dns.Msg, st *settings, set 
 }
 
 // slow parses the name and looks it up.
-func (h handler) slow(ctx context.Context, w dns.ResponseWriter, req *dns.Msg, st *settings, name string, asker place) {
+func (h handler) slow(ctx context.Context, w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, name string, asker place) {
 	s := h.s
 	q := st.zones.parse(name)
 	l := &lookup{st: st, src: s.src, qname: req.Question[0].Name, qtype: req.Question[0].Qtype, asker: asker}
@@ -116,7 +124,7 @@ func (h handler) slow(ctx context.Context, w dns.ResponseWriter, req *dns.Msg, s
 	var err error
 	switch q.kind {
 	case kindForeign:
-		h.recurse(ctx, w, req, st)
+		h.recurse(ctx, w, req, opts, st)
 		return
 	case kindPTR:
 		found := false
@@ -125,7 +133,7 @@ func (h handler) slow(ctx context.Context, w dns.ResponseWriter, req *dns.Msg, s
 		}
 		if err == nil && !found {
 			if len(st.recursors) > 0 {
-				h.recurse(ctx, w, req, st)
+				h.recurse(ctx, w, req, opts, st)
 				return
 			}
 			rep = l.missing(q.domain)
@@ -136,20 +144,21 @@ func (h handler) slow(ctx context.Context, w dns.ResponseWriter, req *dns.Msg, s
 	if err != nil {
 		s.counters.failed.Add(1)
 		s.log.Debug("dns lookup failed", "name", name, "error", err)
-		s.refuse(w, req, dns.RcodeServerFailure)
+		opts.fail(failure(err))
+		s.refuse(w, req, opts, dns.RcodeServerFailure)
 		return
 	}
-	h.reply(w, req, st, name, asker, q, rep)
+	h.reply(w, req, opts, st, name, asker, q, rep)
 }
 
 // reply writes rep, and keeps its packed form if it may be kept.
-func (h handler) reply(w dns.ResponseWriter, req *dns.Msg, st *settings, name string, asker place, q question, rep *reply) {
+func (h handler) reply(w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, name string, asker place, q question, rep *reply) {
 	qtype := req.Question[0].Qtype
-	if rep.set != nil && !st.DisableCompression && subnet(req) == nil {
+	if rep.set != nil && !st.DisableCompression && opts.subnet == nil {
 		rep.set.order = *rep.order
 		if rep.set.pack(rep.groups, qtype, q.domain) {
 			st.cache.put(cacheKey{name, qtype, asker}, rep.set)
-			if h.writeSet(w, req, st, rep.set) {
+			if h.writeSet(w, req, opts, st, rep.set) {
 				return
 			}
 		}
@@ -157,7 +166,11 @@ func (h handler) reply(w dns.ResponseWriter, req *dns.Msg, st *settings, name st
 	m := h.s.response(req, st, rep.rcode)
 	m.Authoritative = true
 	lim := limitsFor(st, req, h.tcp)
-	opt := answerOPT(req)
+	if rep.stale {
+		h.s.counters.stale.Add(1)
+		opts.fail(dns.ExtendedErrorCodeStaleAnswer)
+	}
+	opt := opts.record()
 	if opt != nil {
 		lim.bytes -= dns.Len(opt)
 	}
@@ -176,17 +189,18 @@ func (h handler) reply(w dns.ResponseWriter, req *dns.Msg, st *settings, name st
 }
 
 // recurse asks the recursors, or refuses.
-func (h handler) recurse(ctx context.Context, w dns.ResponseWriter, req *dns.Msg, st *settings) {
+func (h handler) recurse(ctx context.Context, w dns.ResponseWriter, req *dns.Msg, opts options, st *settings) {
 	s := h.s
 	if len(st.recursors) == 0 {
-		s.refuse(w, req, dns.RcodeRefused)
+		s.refuse(w, req, opts, dns.RcodeRefused)
 		return
 	}
 	s.counters.recursed.Add(1)
 	resp, err := s.recurse(ctx, st, req, h.tcp)
 	if err != nil {
 		s.log.Debug("recursion failed", "name", req.Question[0].Name, "error", err)
-		s.refuse(w, req, dns.RcodeServerFailure)
+		opts.fail(dns.ExtendedErrorCodeNetworkError)
+		s.refuse(w, req, opts, dns.RcodeServerFailure)
 		return
 	}
 	if !h.tcp {
@@ -205,13 +219,13 @@ func (s *Server) response(req *dns.Msg, st *settings, rcode int) *dns.Msg {
 }
 
 // refuse answers with rcode and nothing else.
-func (s *Server) refuse(w dns.ResponseWriter, req *dns.Msg, rcode int) {
+func (s *Server) refuse(w dns.ResponseWriter, req *dns.Msg, opts options, rcode int) {
 	switch rcode {
 	case dns.RcodeRefused, dns.RcodeNotImplemented, dns.RcodeFormatError:
 		s.counters.refused.Add(1)
 	}
 	m := s.response(req, s.settings.Load(), rcode)
-	if o := answerOPT(req); o != nil {
+	if o := opts.record(); o != nil {
 		m.Extra = append(m.Extra, o) // BADVERS lives in it
 	}
 	s.write(w, req, m)
@@ -229,34 +243,4 @@ func (s *Server) write(w dns.ResponseWriter, req, m *dns.Msg) {
 	if _, err := w.Write(b); err != nil {
 		s.counters.writeFailed.Add(1)
 	}
-}
-
-// answerOPT is the OPT record (RFC 6891) for the answer to req, nil when req has none. A client subnet
-// (RFC 7871) comes back with scope 0: answers are the same for everybody.
-func answerOPT(req *dns.Msg) *dns.OPT {
-	o := req.IsEdns0()
-	if o == nil {
-		return nil
-	}
-	out := &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT}}
-	out.SetUDPSize(o.UDPSize())
-	if e := subnet(req); e != nil {
-		c := *e
-		c.SourceScope = 0
-		out.Option = append(out.Option, &c)
-	}
-	return out
-}
-
-func subnet(req *dns.Msg) *dns.EDNS0_SUBNET {
-	o := req.IsEdns0()
-	if o == nil {
-		return nil
-	}
-	for _, opt := range o.Option {
-		if e, ok := opt.(*dns.EDNS0_SUBNET); ok {
-			return e
-		}
-	}
-	return nil
 }

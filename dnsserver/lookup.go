@@ -19,6 +19,7 @@ type reply struct {
 	extra     []dns.RR // additional records that belong to the name, not to one answer
 	authority []dns.RR
 	order     *order // of groups; nil when they stay as they are
+	stale     bool   // what it was made of is what was known last
 	set       *set   // an empty one to keep the packed form in; nil when it must not be kept
 }
 
@@ -96,7 +97,9 @@ func (l *lookup) service(ctx context.Context, q question) (*reply, error) {
 	ins := choose(a, q.tag, l.st.OnlyPassing)
 	if len(ins) == 0 {
 		// Nobody healthy is no such name: a client must not cache "no address" of a service that is about to return.
-		return l.missing(q.domain), nil
+		rep := l.missing(q.domain)
+		rep.stale = a.Stale
+		return rep, nil
 	}
 	ttl := l.st.ttls.of(q.name)
 	if l.qtype == dns.TypeSRV {
@@ -112,13 +115,13 @@ func (l *lookup) service(ctx context.Context, q question) (*reply, error) {
 			groups = nil
 		}
 		if !any && host != "" {
-			return &reply{groups: []group{l.chain(ctx, host, ttl)}}, nil
+			return &reply{groups: []group{l.chain(ctx, host, ttl)}, stale: a.Stale}, nil
 		}
 	}
 	if len(groups) == 0 {
 		return l.empty(q.domain), nil
 	}
-	return &reply{groups: groups, order: l.order(groups, q), set: &set{answer: a, question: q}}, nil
+	return &reply{groups: groups, order: l.order(groups, q), stale: a.Stale, set: &set{answer: a, question: q}}, nil
 }
 
 func (l *lookup) srv(ctx context.Context, q question, a *Answer, ins []*catalog.Instance, ttl uint32) *reply {
@@ -129,7 +132,7 @@ func (l *lookup) srv(ctx context.Context, q question, a *Answer, ins []*catalog.
 	if len(groups) == 0 {
 		return l.empty(q.domain)
 	}
-	rep := &reply{groups: groups, order: l.order(groups, q)}
+	rep := &reply{groups: groups, order: l.order(groups, q), stale: a.Stale}
 	if !hosts { // records of foreign names must not be kept with ours
 		rep.set = &set{answer: a, question: q}
 	}
@@ -143,14 +146,14 @@ func (l *lookup) order(groups []group, q question) *order {
 
 // node answers with the address of a node, and its metadata.
 func (l *lookup) node(ctx context.Context, q question) (*reply, error) {
-	node, err := l.src.Node(ctx, q.name)
+	node, stale, err := l.src.Node(ctx, q.name)
 	if err != nil {
 		return nil, err
 	}
 	if node == nil {
 		return l.missing(q.domain), nil
 	}
-	rep := &reply{}
+	rep := &reply{stale: stale}
 	a, ok := parseAddress(node.Address)
 	switch l.qtype {
 	case dns.TypeA, dns.TypeAAAA, dns.TypeANY, dns.TypeCNAME:

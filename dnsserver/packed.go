@@ -180,10 +180,9 @@ func (s *set) span(ends []uint32, i uint32) (uint32, uint32) {
 	return ends[i-1], ends[i]
 }
 
-// packet appends the answer to req to x.buf[:0]. udpSize is what the OPT record of the answer says, negative for
-// none; limit is the most answers wanted whatever the transport, 0 for all. It returns nil if the question cannot
-// be packed.
-func (s *set) packet(x *scratch, req *dns.Msg, lim limits, limit, udpSize int, ra, setTC bool) []byte {
+// packet appends the answer to req to x.buf[:0]. limit is the most answers wanted whatever the transport, 0 for all.
+// It returns nil if the question cannot be packed.
+func (s *set) packet(x *scratch, req *dns.Msg, lim limits, limit int, opts *options, ra, setTC bool) []byte {
 	b := append(x.buf[:0], make([]byte, 12+255+4)...)
 	off, err := dns.PackDomainName(req.Question[0].Name, b, 12, nil, false)
 	if err != nil {
@@ -199,10 +198,7 @@ func (s *set) packet(x *scratch, req *dns.Msg, lim limits, limit, udpSize int, r
 		clear(x.inName)
 		x.stamp = 1
 	}
-	room := lim.bytes
-	if udpSize >= 0 {
-		room -= optSize
-	}
+	room := lim.bytes - opts.size()
 	want := len(s.ends)
 	if limit > 0 && s.limited {
 		want = min(want, limit)
@@ -231,8 +227,8 @@ func (s *set) packet(x *scratch, req *dns.Msg, lim limits, limit, udpSize int, r
 	if len(s.extras) > 0 {
 		b, extra = s.appendExtras(b, x, count, domainAt)
 	}
-	if udpSize >= 0 {
-		b = append(b, 0, 0, byte(dns.TypeOPT), byte(udpSize>>8), byte(udpSize), 0, 0, 0, 0, 0, 0)
+	if opts.opt {
+		b = opts.append(b)
 		extra++
 	}
 	putHeader(b, req, count, extra, ra, tc)

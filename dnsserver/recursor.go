@@ -51,7 +51,7 @@ func (s *Server) foreign(ctx context.Context, st *settings, host string) []dns.R
 	}
 	m := new(dns.Msg)
 	m.SetQuestion(host, dns.TypeA)
-	m.SetEdns0(1232, false) // the size that passes everywhere unfragmented
+	m.SetEdns0(udpSize, false)
 	resp, err := s.recurse(ctx, st, m, false)
 	if err != nil {
 		s.log.Debug("host name not resolved", "name", host, "error", err)

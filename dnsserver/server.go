@@ -39,6 +39,8 @@ type Server struct {
 	log       hclog.Logger
 	settings  atomic.Pointer[settings]
 	counters  counters
+	cookies   cookieSecret
+	clients   *clients
 	inflight  atomic.Int64
 	recursing chan struct{}
 
@@ -60,7 +62,7 @@ func New(c Config, src Source) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{src: src, log: c.Logger, recursing: make(chan struct{}, maxRecursing)}
+	s := &Server{src: src, log: c.Logger, cookies: newCookieSecret(), clients: newClients(), recursing: make(chan struct{}, maxRecursing)}
 	if s.log == nil {
 		s.log = hclog.NewNullLogger()
 	}

@@ -433,7 +433,7 @@ func TestClientSubnetComesBackWithScopeZero(t *testing.T) {
 		m.SetEdns0(1232, false)
 		m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, SourceScope: 7, Address: net.IPv4(198, 51, 100, 0)}}
 		r := exchange(t, s, "udp", m)
-		e := subnet(r)
+		e := option[*dns.EDNS0_SUBNET](r)
 		if e == nil || e.SourceNetmask != 24 || e.SourceScope != 0 || len(r.Answer) != 2 {
 			t.Errorf("got %v", r)
 		}
@@ -449,8 +449,10 @@ func (b broken) fail() error {
 	}
 	return fmt.Errorf("asking: %w", ErrUnreachable)
 }
-func (b broken) Service(context.Context, string) (*Answer, error)     { return nil, b.fail() }
-func (b broken) Node(context.Context, string) (*catalog.Node, error)  { return nil, b.fail() }
+func (b broken) Service(context.Context, string) (*Answer, error) { return nil, b.fail() }
+func (b broken) Node(context.Context, string) (*catalog.Node, bool, error) {
+	return nil, false, b.fail()
+}
 func (b broken) Reverse(context.Context, netip.Addr) (Owner, error)   { return Owner{}, b.fail() }
 func (b broken) Servers(ctx context.Context) ([]*catalog.Node, error) { return nil, b.fail() }
 

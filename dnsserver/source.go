@@ -18,8 +18,8 @@ type Source interface {
 	// it returns the same pointer, which is how packed answers stay valid. A service nobody knows is an Answer
 	// without instances.
 	Service(ctx context.Context, name string) (*Answer, error)
-	// Node returns nil for a node nobody knows.
-	Node(ctx context.Context, name string) (*catalog.Node, error)
+	// Node returns nil for a node nobody knows; stale as in Answer.
+	Node(ctx context.Context, name string) (n *catalog.Node, stale bool, err error)
 	// Reverse finds whose address it is: a node's first, then a service's. The zero Owner means nobody's.
 	Reverse(ctx context.Context, addr netip.Addr) (Owner, error)
 	// Servers returns the nodes that are servers, for NS records.

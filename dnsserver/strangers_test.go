@@ -33,7 +33,7 @@ func TestStormOfUnknownNamesStaysHere(t *testing.T) {
 				if a, err := f.Service(ctx, fmt.Sprintf("no%d-%d", round, i)); err != nil || len(a.Instances) != 0 {
 					t.Fatalf("made-up service: %+v, %v", a, err)
 				}
-				if n, err := f.Node(ctx, fmt.Sprintf("no%d-%d", round, i)); err != nil || n != nil {
+				if n, _, err := f.Node(ctx, fmt.Sprintf("no%d-%d", round, i)); err != nil || n != nil {
 					t.Fatalf("made-up node: %+v, %v", n, err)
 				}
 			}
@@ -46,7 +46,7 @@ func TestStormOfUnknownNamesStaysHere(t *testing.T) {
 		if got := addrs(t, f); got != "10.0.0.1" {
 			t.Errorf("web: %q", got)
 		}
-		if n, err := f.Node(ctx, "n1"); err != nil || n == nil || n.Address != "10.0.0.1" {
+		if n, _, err := f.Node(ctx, "n1"); err != nil || n == nil || n.Address != "10.0.0.1" {
 			t.Errorf("n1: %+v, %v", n, err)
 		}
 		before := total() // each name that is asked about is asked once, and then followed for a while

@@ -73,16 +73,16 @@ func (t *TreeSource) Service(_ context.Context, name string) (*Answer, error) {
 }
 
 // Node implements Source.
-func (t *TreeSource) Node(_ context.Context, name string) (*catalog.Node, error) {
+func (t *TreeSource) Node(_ context.Context, name string) (*catalog.Node, bool, error) {
 	s := t.snap()
 	if s == nil {
-		return nil, ErrUnreachable
+		return nil, false, ErrUnreachable
 	}
 	n, ok := catalog.GetNode(s, name)
 	if !ok {
-		return nil, nil
+		return nil, false, nil
 	}
-	return n, nil
+	return n, false, nil
 }
 
 // Servers implements Source.
