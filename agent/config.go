@@ -50,6 +50,10 @@ type Config struct {
 	// and an agent that is not told to be a server is a proxy all the same.
 	Proxy bool `key:"proxy" flag:"proxy" usage:"be a proxy (the default): hold no data, forward to the servers"`
 
+	// ProxyReadOnly makes a proxy answer 501 to every request for the cluster that is no GET; what this machine itself
+	// registers is not touched. Together with Server it is an error. Default: false.
+	ProxyReadOnly bool `key:"proxy_read_only" flag:"proxy-read-only" usage:"as a proxy, answer 501 to clients' writes"`
+
 	// Bootstrap lets this single server elect itself. BootstrapExpect is the number of servers to wait for before
 	// the cluster forms itself, once; 0 joins an existing cluster. Servers only; not both. Defaults: false and 0.
 	Bootstrap       bool `key:"bootstrap" flag:"bootstrap" usage:"let this one server elect itself"`

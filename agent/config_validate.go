@@ -131,6 +131,9 @@ func (v *validator) role() {
 	if c.Server && c.Proxy {
 		v.bad("proxy", "an agent cannot be server and proxy at once")
 	}
+	if c.Server && c.ProxyReadOnly {
+		v.bad("proxy_read_only", "a server cannot be a read-only proxy")
+	}
 	if c.BootstrapExpect < 0 {
 		v.bad("bootstrap_expect", "expected 0 or more servers, got %d", c.BootstrapExpect)
 	}

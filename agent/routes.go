@@ -100,6 +100,10 @@ func (a *Agent) clustered(row api.Route) api.Route {
 		row.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			a.forward(w, r, &row, target(row.TargetOf(r)))
 		})
+		if a.cfg.ProxyReadOnly {
+			row.Handler = readOnly(row.Handler)
+			row.Methods = nil
+		}
 		return row
 	}
 	row.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -231,3 +235,15 @@ func (g *leaderGuard) Flush() {
 
 // Unwrap serves http.ResponseController.
 func (g *leaderGuard) Unwrap() http.ResponseWriter { return g.ResponseWriter }
+
+// readOnly refuses whatever could change the cluster, before anything else is looked at. What this agent does for
+// itself, registrations on this machine among it, does not pass here.
+func readOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet {
+			w.WriteHeader(http.StatusNotImplemented)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}

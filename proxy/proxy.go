@@ -189,8 +189,8 @@ func Status(err error) int {
 	return http.StatusInternalServerError
 }
 
-// Relay sends r to a server fit for t and streams the answer to w. It answers in every case but two: the client
-// is gone, or the server broke off in the middle of an answer; then it panics with http.ErrAbortHandler, which
+// Relay sends r to a server fit for t and streams the answer to w. It answers in every case but two: the request
+// was cancelled, or the server broke off in the middle of an answer; then it panics with http.ErrAbortHandler, which
 // net/http turns into a broken connection, the only honest sign left. With a Resumer (nil for a request that does
 // not wait) even that is survived: see resume.go.
 func (p *Proxy) Relay(w http.ResponseWriter, r *http.Request, t Target, res Resumer) {
@@ -240,10 +240,11 @@ func (p *Proxy) RoundTrip(req *http.Request, t Target) (*http.Response, error) {
 	return resp, err
 }
 
-// fail answers err, unless there is nobody to answer to.
+// fail answers err. A request that was cancelled, by its client or because this agent stops, gets a broken connection:
+// a handler that just returned would have said 200 to a write that may never have run.
 func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, hops int, err error) {
 	if r.Context().Err() != nil {
-		return
+		panic(http.ErrAbortHandler)
 	}
 	p.count("failed")
 	p.log.Debug("relay failed", "method", r.Method, "path", r.URL.Path, "error", err)

@@ -3,8 +3,10 @@ package proxy
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -219,5 +221,48 @@ func TestClientOfAnEndlessAnswerGoes(t *testing.T) {
 	case <-gone:
 	case <-time.After(patience):
 		t.Error("the server still holds the request of a client that went away")
+	}
+}
+
+// TestStoppingAgentAcknowledgesNothing: a request that is taken away from its handler, because the agent stops, must
+// not look like a success: the write it carries may never have run.
+func TestStoppingAgentAcknowledgesNothing(t *testing.T) {
+	arrived := make(chan struct{}, 1)
+	b := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // or net/http would not notice that the client goes
+		arrived <- struct{}{}
+		<-r.Context().Done()
+	})
+	base, stop := context.WithCancel(t.Context())
+	p := newProxy(t, nil, b.addr())
+	f := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.Relay(w, r, Leader, nil) }))
+	f.Config.BaseContext = func(net.Listener) context.Context { return base }
+	f.Start()
+	t.Cleanup(func() { f.CloseClientConnections(); f.Close() })
+	go func() {
+		<-arrived
+		stop()
+	}()
+	resp, err := http.Post(f.URL, "text/plain", strings.NewReader("x"))
+	if err == nil {
+		resp.Body.Close()
+		t.Errorf("the write was answered with %s", resp.Status)
+	}
+}
+
+// TestServerThatGivesUpIsNotTheAnswer: 499 is what a stopping server says of requests it drops.
+func TestServerThatGivesUpIsNotTheAnswer(t *testing.T) {
+	stopping := serve(t, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(statusCancelled) })
+	good := serve(t, echo)
+	p := newProxy(t, nil, good.addr(), stopping.addr())
+	p.picker.random = func() float64 { return 0 } // from the last to the first
+	f := front(t, p, Leader)
+	if code, body, _ := call(t, "GET", f.URL+"/k", ""); code != http.StatusOK {
+		t.Errorf("a read is answered with %d %q", code, body)
+	}
+	p = newProxy(t, nil, stopping.addr())
+	f = front(t, p, Leader)
+	if code, body, _ := call(t, "PUT", f.URL+"/k", "v"); code != http.StatusBadGateway || !strings.Contains(body, "unknown") {
+		t.Errorf("a write is answered with %d %q, want 502 and that its outcome is unknown", code, body)
 	}
 }

@@ -23,6 +23,12 @@ const maxBreaks = 3
 // errSelf: this agent is the leader; the request must run here.
 var errSelf = errors.New("this agent is the leader")
 
+// statusCancelled is what a server answers when the request was taken from it: its client has gone, or the server
+// stops. The client is still here, so it was the server.
+const statusCancelled = 499
+
+var errCancelled = errors.New("the server stopped while the request was under way")
+
 // verdict is what one attempt at one server means for the request.
 type verdict uint8
 
@@ -145,6 +151,10 @@ func (p *Proxy) do(a *asking) (*http.Response, string, error) {
 			asked = p.picker.now()
 		}
 		resp, err := p.cfg.Transport.RoundTrip(p.outRequest(out, a.in, a.header, a.body, addr))
+		if err == nil && resp.StatusCode == statusCancelled {
+			discard(resp)
+			resp, err = nil, errCancelled
+		}
 		v := judge(ctx, a.in.Method, resp, err, p.cfg.IsRefused)
 		if v == deliver {
 			p.picker.good(addr, t, resp.Header.Get(LeaderHeader))

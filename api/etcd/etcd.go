@@ -188,6 +188,9 @@ func methodNotAllowed(w http.ResponseWriter, allow string) {
 
 // setCluster sets X-Etcd-Cluster-Id: lower-case hexadecimal without leading zeros.
 func (d *Dialect) setCluster(h http.Header, id uint64) {
+	if id == 0 {
+		return // not known here, or not yet
+	}
 	c := d.cluster.Load()
 	if c == nil || c.id != id {
 		c = &clusterHeader{id: id, value: []string{strconv.FormatUint(id, 16)}}
