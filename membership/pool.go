@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -97,6 +98,8 @@ type Pool struct {
 	once      sync.Once
 	closeErr  error
 	damper    damper
+	respond   atomic.Pointer[func(string, []byte) []byte]
+	questions chan *serf.Query
 
 	joinMu sync.Mutex // one Join at a time, so that a refusal finds its Join
 	tagsMu sync.Mutex
@@ -135,6 +138,7 @@ func Open(c Config) (*Pool, error) {
 	p := &Pool{
 		log: c.Logger, metrics: c.Metrics,
 		source: make(chan serf.Event, 1024), conflicts: make(chan Member, 16), events: make(chan Event),
+		questions: make(chan *serf.Query, asked),
 		stop: make(chan struct{}), pumped: make(chan struct{}),
 	}
 	p.guard = &guard{
@@ -157,6 +161,7 @@ func Open(c Config) (*Pool, error) {
 		p.snapshot = conf.EventCh // Create put the snapshot in front of source
 	}
 	self := serf.Member{Name: c.Name, Addr: ip, Port: uint16(port), Status: serf.StatusAlive}
+	go p.answerQuestions()
 	go p.pump(serf.MemberEvent{Type: serf.EventMemberJoin, Members: []serf.Member{self}})
 	return p, nil
 }
@@ -206,6 +211,7 @@ func (p *Pool) pump(selfJoin serf.MemberEvent) {
 		case s := <-p.source:
 			var ok bool
 			if e, ok = translate(s); !ok {
+				p.question(s)
 				continue
 			}
 			if e.Kind == Join && e.Members[0].Name == p.guard.name {

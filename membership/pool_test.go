@@ -545,3 +545,52 @@ func TestUserEvents(t *testing.T) {
 		}
 	}
 }
+
+func TestQuestions(t *testing.T) {
+	a, b, c := open(t, config("a", "127.17.9.1")), open(t, config("b", "127.17.9.2")), open(t, config("c", "127.17.9.3"))
+	b.join(t, a)
+	c.join(t, a)
+	for _, x := range []*agent{a, b, c} {
+		for _, name := range []string{"a", "b", "c"} {
+			x.sees(t, name, membership.StatusAlive)
+		}
+	}
+	for _, x := range []*agent{a, b} { // c does not answer
+		name := x.Local().Name
+		x.Respond(func(question string, text []byte) []byte {
+			if string(text) == "silence" {
+				return nil
+			}
+			return []byte(question + " " + string(text) + " " + name)
+		})
+	}
+	ask := func(text string, wait time.Duration, nodes ...string) []string {
+		t.Helper()
+		list, err := a.Ask(t.Context(), "q", []byte(text), nodes, wait)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, r := range list {
+			out = append(out, r.Node+": "+string(r.Answer))
+		}
+		slices.Sort(out)
+		return out
+	}
+	// With names the answers end the wait; without, the time does.
+	if got := ask("x", time.Minute, "a", "b"); !slices.Equal(got, []string{"a: q x a", "b: q x b"}) {
+		t.Errorf("answers %q", got)
+	}
+	if got := ask("x", time.Minute, "b"); !slices.Equal(got, []string{"b: q x b"}) {
+		t.Errorf("answers %q", got)
+	}
+	if got := ask("x", time.Second); !slices.Equal(got, []string{"a: q x a", "b: q x b"}) {
+		t.Errorf("answers %q", got)
+	}
+	if got := ask("silence", 200*time.Millisecond, "a", "b"); len(got) != 0 {
+		t.Errorf("answers %q", got)
+	}
+	if _, err := a.Ask(t.Context(), "q", make([]byte, membership.MaxQuestion), nil, time.Second); err == nil {
+		t.Error("a question that is too long is no error")
+	}
+}

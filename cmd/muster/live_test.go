@@ -77,6 +77,7 @@ func TestLive(t *testing.T) {
 	t.Run("watch", func(t *testing.T) { liveWatch(t, s) })
 	t.Run("watch sends to a URL", func(t *testing.T) { liveWatchURL(t) })
 	t.Run("services", func(t *testing.T) { liveServices(t) })
+	t.Run("snapshot", func(t *testing.T) { liveSnapshot(t, s) })
 }
 
 func liveKV(t *testing.T) {
@@ -262,4 +263,45 @@ func liveServices(t *testing.T) {
 	consul(t, "", "", "maint", "-enable", "-service=nope").want(t, 1, "404")
 	consul(t, "", "", "services", "deregister", file).is(t, 0, "Deregistered service: web\nDeregistered service: db1\n", "")
 	consul(t, "", "", "services", "deregister", "-id=web").want(t, 1, "Unexpected response code: 404")
+}
+
+func liveSnapshot(t *testing.T, s *testcluster.Host) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "s.snap")
+	s.Put(t, "/v1/kv/snap/a/b", "before")
+	save := consul(t, "", "", "snapshot", "save", file)
+	save.want(t, 0, "Saved and verified snapshot to index ")
+	consul(t, "", "", "snapshot", "save", "-append-filename=dc,node,status", file).want(t, 0)
+	if _, err := os.Stat(filepath.Join(dir, "s-dc1-"+s.Name+"-leader.snap")); err != nil {
+		t.Error(err)
+	}
+	consul(t, "", "", "snapshot", "inspect", file).want(t, 0, " Version      1\n", " KVS ", " Node ", " Total ")
+	consul(t, "", "", "snapshot", "inspect", "-kvdetails", "-kvdepth=1", "-kvfilter=snap", file).want(t, 0, " Key Name      Count      Size\n", " snap          1          ")
+	var js struct {
+		Meta  struct{ Index uint64 }
+		Stats []struct{ Name string }
+	}
+	r := consul(t, "", "", "snapshot", "inspect", "-format=json", file)
+	if err := json.Unmarshal([]byte(r.out), &js); err != nil || js.Meta.Index == 0 || len(js.Stats) == 0 {
+		t.Errorf("inspect -format=json: %v in %q", err, r.out)
+	}
+	s.Put(t, "/v1/kv/snap/a/b", "after")
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := filepath.Join(dir, "bad.snap")
+	if err := os.WriteFile(bad, whole[:len(whole)-30], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	consul(t, "", "", "snapshot", "restore", bad).want(t, 1, "bad.snap", "damaged")
+	consul(t, "", "", "snapshot", "inspect", bad).want(t, 1, "damaged")
+	consul(t, "", "", "kv", "get", "snap/a/b").is(t, 0, "after\n", "")
+	consul(t, "", "", "snapshot", "restore", file).is(t, 0, "Restored snapshot\n", "")
+	consul(t, "", "", "kv", "get", "snap/a/b").is(t, 0, "before\n", "")
+	left, err := filepath.Glob(filepath.Join(dir, "*.tmp*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("files left: %q, %v", left, err)
+	}
+	consul(t, "", "", "snapshot", "save", filepath.Join(dir, "none", "f")).want(t, 1, "no such file")
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/musterhq/muster/agent"
+	"github.com/musterhq/muster/archive"
 )
 
 // snapshotCommand saves, restores and looks into copies of everything the servers hold.
@@ -80,7 +81,7 @@ func snapshotName(cmd *cobra.Command, c *client, name, parts string) (string, er
 }
 
 // saveSnapshot writes to a file beside the final one, which takes the name only when it is whole and on disk.
-func saveSnapshot(cmd *cobra.Command, c *client, name string) (st agent.SnapshotInfo, err error) {
+func saveSnapshot(cmd *cobra.Command, c *client, name string) (st archive.Meta, err error) {
 	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".unverified.tmp*")
 	if err != nil {
 		return st, err
@@ -109,7 +110,7 @@ func saveSnapshot(cmd *cobra.Command, c *client, name string) (st agent.Snapshot
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return st, err
 	}
-	if st, err = agent.ReadSnapshot(f, nil); err != nil {
+	if st, err = archive.Read(f, io.Discard); err != nil {
 		return st, fmt.Errorf("verifying it: %w", err)
 	}
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
@@ -128,7 +129,7 @@ func snapshotRestore(c *client) *cobra.Command {
 				return err
 			}
 			defer f.Close()
-			if _, err := agent.ReadSnapshot(f, nil); err != nil {
+			if _, err := archive.Read(f, io.Discard); err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -176,7 +177,7 @@ func snapshotInspect() *cobra.Command {
 		if kvDetails {
 			count.KeyDepth, count.KeyPrefix = depth, filter
 		}
-		st, err := agent.ReadSnapshot(f, count)
+		st, err := readSnapshot(f, count)
 		if err != nil {
 			return fmt.Errorf("%s: %w", args[0], err)
 		}
@@ -193,8 +194,26 @@ func snapshotInspect() *cobra.Command {
 	return cmd
 }
 
+// readSnapshot checks a whole file and counts what is in its state on the way.
+func readSnapshot(f io.Reader, count *agent.SnapshotCount) (archive.Meta, error) {
+	r, w := io.Pipe()
+	counted := make(chan error, 1)
+	go func() {
+		err := agent.CountSnapshot(r, count)
+		// What is left over must not hold up the reader, which has the checksums to check.
+		_, _ = io.Copy(io.Discard, r)
+		counted <- err
+	}()
+	st, err := archive.Read(f, w)
+	if err := errors.Join(err, w.CloseWithError(err)); err != nil {
+		<-counted
+		return st, err
+	}
+	return st, <-counted
+}
+
 // inspected is the JSON form.
-func inspected(st agent.SnapshotInfo, count *agent.SnapshotCount) any {
+func inspected(st archive.Meta, count *agent.SnapshotCount) any {
 	type sum struct {
 		Name       string
 		Sum, Count int64
@@ -214,7 +233,7 @@ func inspected(st agent.SnapshotInfo, count *agent.SnapshotCount) any {
 	}
 }
 
-func printInspected(w io.Writer, st agent.SnapshotInfo, count *agent.SnapshotCount) error {
+func printInspected(w io.Writer, st archive.Meta, count *agent.SnapshotCount) error {
 	tw := tabwriter.NewWriter(w, 8, 8, 6, ' ', 0)
 	fmt.Fprintf(tw, " ID\t%s\n Size\t%d\n Index\t%d\n Term\t%d\n Version\t%d\n\n", st.ID, st.Size, st.Index, st.Term, st.Version)
 	if err := tw.Flush(); err != nil {
