@@ -139,7 +139,7 @@ func Open(c Config) (*Pool, error) {
 		log: c.Logger, metrics: c.Metrics,
 		source: make(chan serf.Event, 1024), conflicts: make(chan Member, 16), events: make(chan Event),
 		questions: make(chan *serf.Query, asked),
-		stop: make(chan struct{}), pumped: make(chan struct{}),
+		stop:      make(chan struct{}), pumped: make(chan struct{}),
 	}
 	p.guard = &guard{
 		name: c.Name, id: c.Tags[TagID], dc: c.Tags[TagDatacenter],
