@@ -111,10 +111,13 @@ func TestNormalize(t *testing.T) {
 		{"kv set -- -key -value", "kv set -- -key -value"},
 		{"kv exec-watch -recursive k -- sh -c -ttl", "kv exec-watch --recursive k -- sh -c -ttl"},
 		{"agent -dev -node x", "agent -dev -node x"},
+		{"kv set k v -swap-with-value -abc --r", "kv set k v --swap-with-value -abc -r"},
+		{"kv -output json ls", "kv --output json ls"},
+		{"-http-addr -odd kv ls -r", "--http-addr -odd kv ls -r"},
 		{"members -http-addr=h:1", "members --http-addr=h:1"},
 		{"", ""},
 	} {
-		if got := strings.Join(normalize(strings.Fields(c.in)), " "); got != c.want {
+		if got := strings.Join(normalize(newRoot(), strings.Fields(c.in)), " "); got != c.want {
 			t.Errorf("normalize(%q) = %q, want %q", c.in, got, c.want)
 		}
 	}

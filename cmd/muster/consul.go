@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -190,37 +189,6 @@ func endFlags(cmd *cobra.Command) {
 	cmd.Annotations[literal] = "true"
 }
 
-// literalFrom gives the number of the first argument that must not be touched, because the flags of the command
-// ended before it.
-func literalFrom(root *cobra.Command, args []string) int {
-	cur := root
-	for i := 0; i < len(args); i++ {
-		a := args[i]
-		if a == "--" {
-			return i
-		}
-		if len(a) > 1 && a[0] == '-' {
-			name, _, hasValue := strings.Cut(strings.TrimLeft(a, "-"), "=")
-			f := cur.Flag(name)
-			if f == nil && len(name) == 1 {
-				f = cur.Flags().ShorthandLookup(name)
-			}
-			if f != nil && !hasValue && f.NoOptDefVal == "" {
-				i++ // its value
-			}
-			continue
-		}
-		if sub := subcommand(cur, a); sub != nil {
-			cur = sub
-			continue
-		}
-		if cur.Annotations[literal] != "" {
-			return i
-		}
-	}
-	return len(args)
-}
-
 func subcommand(cmd *cobra.Command, name string) *cobra.Command {
 	for _, sub := range cmd.Commands() {
 		if sub.Name() == name || sub.HasAlias(name) {
@@ -234,8 +202,7 @@ func subcommand(cmd *cobra.Command, name string) *cobra.Command {
 func execute(root *cobra.Command, args []string, in io.Reader, out, errw io.Writer) error {
 	ctx, stop := commandContext(args)
 	defer stop()
-	at := literalFrom(root, args)
-	root.SetArgs(append(normalize(args[:at:at]), args[at:]...))
+	root.SetArgs(normalize(root, args))
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errw)

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,7 +21,7 @@ func TestKVRequests(t *testing.T) {
 	list := `{"action":"get","node":{"key":"/d","dir":true,"nodes":[{"key":"/d/a","value":"1"},{"key":"/d/e","dir":true,"nodes":[{"key":"/d/e/f","value":"2"}]}]}}`
 	f := newFake(t, map[string]string{
 		"GET /v2/keys/k": node, "PUT /v2/keys/k": set, "DELETE /v2/keys/k": del, "POST /v2/keys/k": set,
-		"PUT /v2/keys/d": dir, "DELETE /v2/keys/d": rmdir, "GET /v2/keys/d": list, "GET /v2/keys": list,
+		"PUT /v2/keys/d": dir, "DELETE /v2/keys/d": rmdir, "GET /v2/keys/d": list, "GET /v2/keys/": list,
 		"GET /v2/keys/a%20b/c%3Fd": node,
 	})
 	read := "?quorum=false&recursive=false&sorted=false"
@@ -49,7 +48,7 @@ func TestKVRequests(t *testing.T) {
 		{"updatedir d -ttl 9", "", "PUT /v2/keys/d?dir=true&prevExist=true ttl=9", ""},
 		{"updatedir k -ttl 9", "", "PUT /v2/keys/k?dir=true&prevExist=true ttl=9", ""}, // a key stays one, and shows no value
 		{"rmdir d", "", "DELETE /v2/keys/d?dir=true", ""},
-		{"ls", "", "GET /v2/keys" + read, "/d/a\n/d/e\n/d/e/f\n"},
+		{"ls", "", "GET /v2/keys/" + read, "/d/a\n/d/e\n/d/e/f\n"},
 		{"ls d -p -r", "", "GET /v2/keys/d?quorum=false&recursive=true&sorted=false", "/d/a\n/d/e/\n/d/e/f\n"},
 		{"ls k", "", "GET /v2/keys/k" + read, "/k\n"},
 	} {
@@ -72,7 +71,7 @@ func events(t *testing.T) (base string, waits *[]string) {
 		next := r.URL.Query().Get("waitIndex")
 		*waits = append(*waits, next)
 		n := 101
-		if next != "" {
+		if next != "0" {
 			if _, err := fmt.Sscan(next, &n); err != nil {
 				t.Error(err)
 			}
@@ -96,7 +95,7 @@ func events(t *testing.T) (base string, waits *[]string) {
 func TestWatch(t *testing.T) {
 	base, waits := events(t)
 	muster(t, base, "", "kv", "watch", "k").want(t, 0, "v101\n")
-	if got := strings.Join(*waits, ","); got != "" {
+	if got := strings.Join(*waits, ","); got != "0" {
 		t.Errorf("a watch from now asks for index %q", got)
 	}
 
@@ -135,12 +134,11 @@ func TestExecWatch(t *testing.T) {
 
 func TestKeyPath(t *testing.T) {
 	for key, want := range map[string]string{
-		"": "/v2/keys", "/": "/v2/keys", "a": "/v2/keys/a", "/a/b/": "/v2/keys/a/b", "a b/ü": "/v2/keys/a%20b/%C3%BC", "a%2Fb": "/v2/keys/a%252Fb",
+		"": "/v2/keys/", "/": "/v2/keys/", "a": "/v2/keys/a", "/a/b/": "/v2/keys/a/b/", "//a//b": "/v2/keys/a/b", "/a/../b/.": "/v2/keys/b",
+		"/../../v2/members": "/v2/keys/v2/members", "a b/ü": "/v2/keys/a b/ü", "a%2Fb": "/v2/keys/a%2Fb",
 	} {
 		if got := keyPath(key); got != want {
 			t.Errorf("keyPath(%q) = %q, want %q", key, got, want)
-		} else if _, err := url.Parse("http://h" + got); err != nil {
-			t.Error(err)
 		}
 	}
 }

@@ -23,10 +23,12 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // Exit codes; see the package comment.
@@ -75,19 +77,29 @@ func personality(argv0 string) commandLine {
 
 // run is the command line of muster itself.
 func run(args []string, in io.Reader, out, errw io.Writer) int {
-	err := execute(newRoot(), args, in, out, errw)
+	return report(execute(newRoot(), args, in, out, errw), errw)
+}
+
+// report prints the error of a command and returns the exit code that goes with it.
+func report(err error, errw io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	var xe *exitError
-	if !errors.As(err, &xe) {
-		fmt.Fprintf(errw, "Error:  %v\n", err)
-		return exitUsage
+	code := exitUsage
+	if xe, ok := errors.AsType[*exitError](err); ok {
+		if code = xe.code & 0xff; xe.err == nil {
+			return code
+		}
 	}
-	if xe.err != nil {
-		fmt.Fprintf(errw, "Error:  %v\n", err)
+	if text, ok := errors.AsType[plainError](err); ok {
+		fmt.Fprintln(errw, text)
+		return code
 	}
-	return xe.code & 0xff
+	fmt.Fprintf(errw, "Error:  %v\n", err)
+	if all, ok := errors.AsType[*endpointsError](err); ok {
+		fmt.Fprintln(errw, all.detail())
+	}
+	return code
 }
 
 // commandContext ends with the first interrupt; not for the agent, which has its own rules for signals.
@@ -120,28 +132,58 @@ and answers by DNS and HTTP. Start with:
 	c.bind(root)
 	root.AddCommand(agentCommand(), versionCommand(c), validateCommand(c))
 	root.AddCommand(sharedCommands(c)...)
-	root.AddCommand(kvCommand(c), servicesCommand(c), nodesCommand(c), healthCommand(c))
+	root.AddCommand(kvCommand(c), memberCommand(c), clusterHealthCommand(c), servicesCommand(c), nodesCommand(c), healthCommand(c))
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
 	return root
 }
 
-// normalize lets -long stand for --long, as users of other tools of this field type it. Arguments after "--"
-// and those of the agent command, which parses its own, stay as they are.
-func normalize(args []string) []string {
-	if len(args) > 0 && args[0] == "agent" {
-		return args
+// normalize lets -long stand for --long and --x for -x, as users of other tools of this field type flags. The
+// values of flags, what follows "--", and the arguments of a command that parses its own stay as they are.
+func normalize(root *cobra.Command, args []string) []string {
+	out := slices.Clone(args)
+	cmd := root
+	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
+		return out
 	}
-	out := make([]string, len(args))
-	for i, a := range args {
-		if a == "--" {
-			copy(out[i:], args[i:])
-			break
+walk:
+	for i := 0; i < len(out) && out[i] != "--" && !cmd.DisableFlagParsing; i++ {
+		a := out[i]
+		if !strings.HasPrefix(a, "-") || a == "-" {
+			if sub := subcommand(cmd, a); sub != nil {
+				cmd = sub
+			} else if cmd.Annotations[literal] != "" {
+				break walk // the rest belongs to another command
+			}
+			continue
 		}
-		name, _, _ := strings.Cut(strings.TrimPrefix(a, "-"), "=")
-		if strings.HasPrefix(a, "-") && !strings.HasPrefix(a, "--") && len(name) > 1 && (name[0] < '0' || name[0] > '9') {
-			a = "-" + a
+		name, _, hasValue := strings.Cut(strings.TrimLeft(a, "-"), "=")
+		switch double := strings.HasPrefix(a, "--"); {
+		case double && len(name) == 1:
+			out[i] = a[1:]
+		case !double && len(name) > 1 && (name[0] < '0' || name[0] > '9'):
+			out[i] = "-" + a
 		}
-		out[i] = a
+		if f := flagOf(cmd, name); f != nil && !hasValue && f.NoOptDefVal == "" {
+			i++ // the next one is its value
+		}
 	}
 	return out
+}
+
+// flagOf finds a flag of cmd, or one that it inherits, by its long or its one-letter name.
+func flagOf(cmd *cobra.Command, name string) *pflag.Flag {
+	sets := []*pflag.FlagSet{cmd.Flags()}
+	for c := cmd; c != nil; c = c.Parent() {
+		sets = append(sets, c.PersistentFlags())
+	}
+	for _, set := range sets {
+		f := set.Lookup(name)
+		if f == nil && len(name) == 1 {
+			f = set.ShorthandLookup(name)
+		}
+		if f != nil {
+			return f
+		}
+	}
+	return nil
 }
