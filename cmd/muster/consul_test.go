@@ -348,22 +348,21 @@ func TestConsulEnvironment(t *testing.T) {
 
 func TestFlagsEndAtTheFirstArgument(t *testing.T) {
 	for _, c := range []struct {
-		root *cobra.Command
-		args string
-		want int
+		root       *cobra.Command
+		args, want string
 	}{
-		{newConsulRoot(), "lock -n 2 -verbose prefix cmd -n 3", 4},
-		{newConsulRoot(), "lock -try=5s prefix", 2},
-		{newConsulRoot(), "kv put -flags 7 key -value", 4},
-		{newConsulRoot(), "kv get -keys key -recurse", 3},
-		{newConsulRoot(), "-http-addr x members -wan", 4},
-		{newConsulRoot(), "members -- -x", 1},
-		{newRoot(), "watch -type key -key k cmd -key", 5},
-		{newRoot(), "kv set key value -ttl 5", 6},
-		{newRoot(), "services register -name x -port 5", 6},
+		{newConsulRoot(), "lock -n 2 -verbose prefix cmd -name 3", "lock -n 2 --verbose prefix cmd -name 3"},
+		{newConsulRoot(), "lock -try=5s prefix -try", "lock --try=5s prefix -try"},
+		{newConsulRoot(), "kv put -flags 7 key -value", "kv put --flags 7 key -value"},
+		{newConsulRoot(), "kv get -keys key -recurse", "kv get --keys key -recurse"},
+		{newConsulRoot(), "-http-addr x members -wan", "--http-addr x members --wan"},
+		{newConsulRoot(), "members -- -wan", "members -- -wan"},
+		{newRoot(), "watch -type key -key k cmd -key", "watch --type key --key k cmd -key"},
+		{newRoot(), "kv set key value -ttl 5", "kv set key value --ttl 5"},
+		{newRoot(), "services register -name x -port 5", "services register --name x --port 5"},
 	} {
-		if got := literalFrom(c.root, strings.Fields(c.args)); got != c.want {
-			t.Errorf("%s %s: flags end at %d, want %d", c.root.Name(), c.args, got, c.want)
+		if got := strings.Join(normalize(c.root, strings.Fields(c.args)), " "); got != c.want {
+			t.Errorf("%s %s becomes %q, want %q", c.root.Name(), c.args, got, c.want)
 		}
 	}
 }
