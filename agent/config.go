@@ -259,13 +259,14 @@ type TLSConfig struct {
 type DNSConfig struct {
 	AllowStale         bool                     `key:"allow_stale"`
 	MaxStale           time.Duration            `key:"max_stale"`
-	NodeTTL            time.Duration            `key:"node_ttl"`
-	ServiceTTL         map[string]time.Duration `key:"service_ttl"`
+	NodeTTL            time.Duration            `key:"node_ttl"`    // 1s
+	ServiceTTL         map[string]time.Duration `key:"service_ttl"` // by name, "prefix*" or "*" (1s)
 	OnlyPassing        bool                     `key:"only_passing"`
 	StableOrder        []string                 `key:"stable_order"` // services, "prefix*" or "*", whose records keep their order
 	EnableTruncate     bool                     `key:"enable_truncate"`
 	UDPAnswerLimit     int                      `key:"udp_answer_limit"`
 	ARecordLimit       int                      `key:"a_record_limit"`
+	UDPClientRate      int                      `key:"udp_client_rate"` // questions a second of one address over UDP (10000, 0 = no limit)
 	DisableCompression bool                     `key:"disable_compression"`
 	RecursorTimeout    time.Duration            `key:"recursor_timeout"`  // 2s
 	RecursorStrategy   string                   `key:"recursor_strategy"` // sequential (default) or random
@@ -278,7 +279,7 @@ type SOA struct {
 	Refresh int `key:"refresh"` // 3600
 	Retry   int `key:"retry"`   // 600
 	Expire  int `key:"expire"`  // 86400
-	MinTTL  int `key:"min_ttl"` // 0
+	MinTTL  int `key:"min_ttl"` // 1: how long "no such name" may be kept
 }
 
 // HTTPConfig are the keys of http_config. BlockEndpoints are path prefixes answered with 403, AllowWriteHTTPFrom
@@ -369,9 +370,10 @@ func Defaults() Config {
 		EncryptVerifyIncoming: true, EncryptVerifyOutgoing: true,
 		TLS: TLS{Defaults: TLSConfig{MinVersion: "TLSv1_2"}},
 		DNS: DNSConfig{
-			AllowStale: true, MaxStale: 87600 * time.Hour, EnableTruncate: true, UDPAnswerLimit: 3,
+			AllowStale: true, MaxStale: 87600 * time.Hour, EnableTruncate: true, UDPAnswerLimit: 3, UDPClientRate: 10000,
+			NodeTTL: time.Second, ServiceTTL: map[string]time.Duration{"*": time.Second},
 			RecursorTimeout: 2 * time.Second, RecursorStrategy: "sequential", NodeMetaTXT: true,
-			SOA: SOA{Refresh: 3600, Retry: 600, Expire: 86400},
+			SOA: SOA{Refresh: 3600, Retry: 600, Expire: 86400, MinTTL: 1},
 		},
 		Limits: Limits{
 			HTTPMaxConnsPerClient: 200, HTTPSHandshakeTimeout: 5 * time.Second, RPCHandshakeTimeout: 5 * time.Second,

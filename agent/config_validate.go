@@ -358,6 +358,7 @@ func (v *validator) numbers() {
 		{"limits.txn_max_ops", c.Limits.TxnMaxOps, 1, 4096},
 		{"dns_config.udp_answer_limit", c.DNS.UDPAnswerLimit, 1, 1000},
 		{"dns_config.a_record_limit", c.DNS.ARecordLimit, 0, 65535},
+		{"dns_config.udp_client_rate", c.DNS.UDPClientRate, 0, 1 << 30},
 		{"dns_config.soa.refresh", c.DNS.SOA.Refresh, 0, big},
 		{"dns_config.soa.retry", c.DNS.SOA.Retry, 0, big},
 		{"dns_config.soa.expire", c.DNS.SOA.Expire, 0, big},

@@ -32,7 +32,7 @@ func (a *Agent) dnsConfig(cfg *Config) dnsserver.Config {
 	d.NodeMetaTXT, d.DisableCompression = cfg.DNS.NodeMetaTXT, cfg.DNS.DisableCompression
 	d.Recursors, d.RecursorTimeout = cfg.Recursors, cfg.DNS.RecursorTimeout
 	d.RandomRecursor = cfg.DNS.RecursorStrategy == "random"
-	d.StableOrder = cfg.DNS.StableOrder
+	d.StableOrder, d.ClientRate = cfg.DNS.StableOrder, cfg.DNS.UDPClientRate
 	if d.Locality = cfg.Locality; d.Locality == nil {
 		d.Locality = &catalog.Locality{Region: cfg.NodeMeta["region"], Zone: cfg.NodeMeta["zone"]}
 	}

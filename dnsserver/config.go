@@ -25,7 +25,7 @@ type Config struct {
 	Datacenter string   // own datacenter; others do not exist
 
 	NodeTTL    time.Duration            // whole seconds
-	ServiceTTL map[string]time.Duration // by exact name, "prefix*", or "*"; no match: 0
+	ServiceTTL map[string]time.Duration // by exact name, "prefix*", or "*"; no match: 0 (default "*": 1 s)
 	SOA        SOA
 
 	UDPAnswerLimit     int      // most answers over UDP without EDNS, at most 8 count; 0 means 3
@@ -62,7 +62,9 @@ type SOA struct{ Refresh, Retry, Expire, MinTTL uint32 }
 func DefaultConfig() Config {
 	return Config{
 		Domain:         "consul.",
-		SOA:            SOA{Refresh: 3600, Retry: 600, Expire: 86400},
+		NodeTTL:        time.Second,
+		ServiceTTL:     map[string]time.Duration{"*": time.Second},
+		SOA:            SOA{Refresh: 3600, Retry: 600, Expire: 86400, MinTTL: 1},
 		UDPAnswerLimit: 3, EnableTruncate: true, NodeMetaTXT: true,
 		RecursorTimeout: 2 * time.Second, LookupTimeout: 5 * time.Second,
 		MaxInflight: 10000, ClientRate: 10000, MaxConns: 1024, MaxConnsClient: 128,

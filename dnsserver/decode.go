@@ -23,6 +23,7 @@ type entryJSON struct {
 	Service struct {
 		ID, Service, Address string
 		Tags                 []string
+		Meta                 map[string]string
 		Port                 int
 		Locality             *catalog.Locality
 		Weights              struct{ Passing, Warning int }
@@ -45,7 +46,7 @@ func decodeService(body []byte, index uint64) (value, error) {
 		a.Instances = append(a.Instances, &catalog.Instance{
 			Node: e.Node.record(),
 			Service: &catalog.Service{
-				ID: e.Service.ID, Name: e.Service.Service, Address: e.Service.Address, Tags: e.Service.Tags, Port: e.Service.Port, Locality: e.Service.Locality,
+				ID: e.Service.ID, Name: e.Service.Service, Address: e.Service.Address, Tags: e.Service.Tags, Meta: e.Service.Meta, Port: e.Service.Port, Locality: e.Service.Locality,
 				Weights: catalog.Weights{Passing: e.Service.Weights.Passing, Warning: e.Service.Weights.Warning},
 			},
 			Status: status,

@@ -107,6 +107,11 @@ func (l *lookup) service(ctx context.Context, q question) (*reply, error) {
 	}
 	var groups []group
 	switch l.qtype {
+	case dns.TypeSVCB, dns.TypeHTTPS:
+		groups = svcbGroups(ins, l.qname, naming{l.st.zones.dc, q.domain}, l.qtype, ttl, l.asker)
+		if len(groups) > 0 {
+			return &reply{groups: groups, order: l.order(groups, q), stale: a.Stale}, nil
+		}
 	case dns.TypeA, dns.TypeAAAA, dns.TypeANY, dns.TypeTXT, dns.TypeCNAME:
 		var any bool
 		var host string
