@@ -75,8 +75,31 @@ func (n *Node) RemoveServer(ctx context.Context, id string, force bool) error {
 }
 
 // MayRemove says whether the cluster keeps a live quorum without the vote of id: nil, or ErrQuorum with the figures.
+// Alive is who answers a request sent after the call began, so it waits for answers, for two heartbeat timeouts at most.
 // Only the leader knows (ErrNotLeader elsewhere, unless id has no vote).
 func (n *Node) MayRemove(id string) error {
+	begin := time.Now()
+	patience := 2 * n.cfg.Timing.Heartbeat
+	asked := false
+	for {
+		err := n.mayLose(id, begin)
+		if !errors.Is(err, ErrQuorum) || time.Since(begin) > patience {
+			return err
+		}
+		if !asked {
+			n.raft.VerifyLeader() // heartbeats go out at once; who answers is counted here
+			asked = true
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-n.closing:
+			return ErrClosed
+		}
+	}
+}
+
+// mayLose counts those that have answered a request sent since.
+func (n *Node) mayLose(id string, since time.Time) error {
 	servers, err := n.Servers()
 	if err != nil {
 		return err
@@ -93,7 +116,7 @@ func (n *Node) MayRemove(id string) error {
 			continue
 		}
 		voters++
-		if s.ID == n.cfg.ID || time.Since(s.LastContact) < 2*n.cfg.Timing.Heartbeat {
+		if s.ID == n.cfg.ID || !s.LastContact.Before(since) {
 			live++
 		}
 	}
