@@ -137,7 +137,7 @@ func (o operator) Autopilot() (consul.AutopilotHealth, error) {
 func (o operator) Keys() ([]consul.KeyringPool, error) {
 	report, err := o.pool.ListKeys()
 	if err != nil {
-		return nil, err
+		return nil, keyError(report, err)
 	}
 	lan := consul.KeyringPool{Datacenter: o.cfg.Datacenter, Keys: report.Keys, PrimaryKeys: report.PrimaryKeys, NumNodes: report.Members}
 	if len(report.Messages) > 0 {
@@ -172,7 +172,10 @@ func (o operator) RemoveKey(key string) error { return keyError(o.pool.RemoveKey
 
 // keyError adds to the refusal of a key operation what the members had to say.
 func keyError(report membership.KeyReport, err error) error {
-	if err == nil || len(report.Messages) == 0 {
+	switch {
+	case errors.Is(err, membership.ErrNotEncrypted):
+		return consul.ErrKeyringEmpty
+	case err == nil || len(report.Messages) == 0:
 		return err
 	}
 	var lines []string

@@ -1,6 +1,7 @@
 package consul
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 )
@@ -12,6 +13,9 @@ type Keyring interface {
 	UseKey(key string) error
 	RemoveKey(key string) error
 }
+
+// ErrKeyringEmpty: gossip is not encrypted. Clients look for this text.
+var ErrKeyringEmpty = errors.New("1 error occurred:\n\t* Keyring is empty (encryption not enabled)\n\n")
 
 // KeyringPool is one gossip pool in operator/keyring. Keys and PrimaryKeys count the members that have a key.
 type KeyringPool struct {

@@ -10,7 +10,8 @@ import (
 // serverService is the service that every server has in the catalog.
 const serverService = "consul"
 
-// usage counts what is in the catalog of a datacenter. The instances of a mesh are counted by kind; there are none here.
+// usage counts what is in the catalog of a datacenter. Instances that say they belong to a mesh are counted by kind;
+// those that are native to one cannot be told, because that is not stored.
 type usage struct {
 	Nodes                    int
 	Services                 int
@@ -50,7 +51,9 @@ func (a *API) operatorUsage(w http.ResponseWriter, r *http.Request) error {
 			u.Nodes++
 			for _, svc := range catalog.ServicesOf(s, n.Name) {
 				u.ServiceInstances++
-				if svc.Name != serverService {
+				if _, mesh := u.ConnectServiceInstances[svc.Kind]; mesh {
+					u.ConnectServiceInstances[svc.Kind]++
+				} else if svc.Name != serverService {
 					u.BillableServiceInstances++
 				}
 			}

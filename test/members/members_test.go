@@ -1,4 +1,4 @@
-package cluster_test
+package members_test
 
 import (
 	"encoding/json"
@@ -373,7 +373,8 @@ func TestGossipKeysAreExchanged(t *testing.T) {
 	const first, second = "d8wu8CSUrqgtjVsvcBPmhQ==", "qxycTi/SsePj/TZzCBmNXw=="
 	c := testcluster.Start(t, 1, 1, "-encrypt="+first)
 	s, p := c.Servers[0], c.Proxies[0]
-	testcluster.Eventually(t, "both agents have met", func() bool { return len(members(p)) == 2 })
+	var met []struct{ Name string }
+	testcluster.Eventually(t, "both agents have met", func() bool { return p.Get("/v1/agent/members", &met) && len(met) == 2 })
 	steps := []struct {
 		method, key string
 		h           *testcluster.Host
