@@ -1,29 +1,28 @@
 package agent
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	bolt "go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/musterhq/muster/api/consul"
 )
 
 // RegistryFile is the name, in the data directory, of the file that keeps the registry.
-const RegistryFile = "registry.db"
+const RegistryFile = "registry.log"
 
 // registryFormat is the version of what is in RegistryFile; a newer one is refused.
 const registryFormat = "1"
 
 // Buckets of RegistryFile; keys are ids, values JSON.
 var (
-	bucketMeta     = "meta"     // "format" -> registryFormat
 	bucketServices = "services" // savedService
 	bucketChecks   = "checks"   // savedCheck
 	bucketStates   = "states"   // savedState
@@ -89,10 +88,10 @@ func encodeSaved(v any) []byte {
 }
 
 // registryStore writes changes in batches: whoever writes while a commit is under way shares the next one, so the
-// cost of a synced commit is divided among all who wait. Without a database everything succeeds at once.
+// cost of a synced commit is divided among all who wait. Without a file everything succeeds at once.
 type registryStore struct {
-	db  *bolt.DB
-	log hclog.Logger
+	file *journal // nil: nothing is kept; used by run alone
+	log  hclog.Logger
 
 	mu      sync.Mutex
 	pending map[opKey][]byte
@@ -121,84 +120,56 @@ func openRegistryStore(dir string, log hclog.Logger) (*registryStore, *savedRegi
 		close(s.done)
 		return s, saved, nil
 	}
-	path := filepath.Join(dir, RegistryFile)
-	// The freelist is rebuilt at open, so a commit writes only the pages it changed.
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: 2 * time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType})
-	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, nil, fmt.Errorf("%s is in use by another process", path)
-	}
+	file, err := openJournal(filepath.Join(dir, RegistryFile), log, func(k opKey, value []byte) {
+		// A record that cannot be read is left alone and told, it does not keep the agent from starting.
+		if err := saved.add(k, value); err != nil {
+			log.Error("saved record cannot be read", "bucket", k.bucket, "key", k.key, "error", err)
+		}
+	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, nil, err
 	}
-	s.db = db
-	if err := s.load(saved); err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("read %s: %w", path, err), db.Close())
-	}
+	s.file = file
+	saved.sort()
 	go s.run()
 	return s, saved, nil
 }
 
-func (s *registryStore) load(into *savedRegistry) error {
-	return s.db.Update(func(tx *bolt.Tx) error {
-		for _, name := range []string{bucketMeta, bucketServices, bucketChecks, bucketStates, bucketSent} {
-			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
-				return err
-			}
-		}
-		meta := tx.Bucket([]byte(bucketMeta))
-		if f := meta.Get([]byte("format")); f != nil && string(f) != registryFormat {
-			return fmt.Errorf("its format is %q, this version reads %q", f, registryFormat)
-		}
-		if meta.Get([]byte("format")) == nil {
-			if err := meta.Put([]byte("format"), []byte(registryFormat)); err != nil {
-				return err
-			}
-		}
-		s.each(tx, bucketServices, func(key string, value []byte) error {
-			var v savedService
-			err := json.Unmarshal(value, &v)
-			if err == nil {
-				into.services = append(into.services, v.Def)
-			}
+func (r *savedRegistry) add(k opKey, value []byte) error {
+	switch k.bucket {
+	case bucketServices:
+		var v savedService
+		if err := json.Unmarshal(value, &v); err != nil {
 			return err
-		})
-		s.each(tx, bucketChecks, func(key string, value []byte) error {
-			var v savedCheck
-			err := json.Unmarshal(value, &v)
-			if err == nil {
-				into.checks = append(into.checks, v)
-			}
+		}
+		r.services = append(r.services, v.Def)
+	case bucketChecks:
+		var v savedCheck
+		if err := json.Unmarshal(value, &v); err != nil {
 			return err
-		})
-		s.each(tx, bucketStates, func(key string, value []byte) error {
-			var v savedState
-			err := json.Unmarshal(value, &v)
-			if err == nil {
-				into.states[key] = v
-			}
+		}
+		r.checks = append(r.checks, v)
+	case bucketStates:
+		var v savedState
+		if err := json.Unmarshal(value, &v); err != nil {
 			return err
-		})
-		s.each(tx, bucketSent, func(key string, _ []byte) error {
-			into.sent[key] = true
-			return nil
-		})
-		return nil
-	})
+		}
+		r.states[k.key] = v
+	case bucketSent:
+		r.sent[k.key] = true
+	}
+	return nil
 }
 
-// each reads a bucket; a record that cannot be read is left alone and told, it does not keep the agent from starting.
-func (s *registryStore) each(tx *bolt.Tx, bucket string, f func(key string, value []byte) error) {
-	_ = tx.Bucket([]byte(bucket)).ForEach(func(k, v []byte) error {
-		if err := f(string(k), v); err != nil {
-			s.log.Error("saved record cannot be read", "bucket", bucket, "key", string(k), "error", err)
-		}
-		return nil
-	})
+// sort makes a start the same every time.
+func (r *savedRegistry) sort() {
+	slices.SortFunc(r.services, func(a, b consul.ServiceDefinition) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(r.checks, func(a, b savedCheck) int { return cmp.Compare(a.Def.ID, b.Def.ID) })
 }
 
 // put queues writes in their order; the channel gives the outcome of the commit that holds them.
 func (s *registryStore) put(ops []op) <-chan error {
-	if s.db == nil || len(ops) == 0 {
+	if s.file == nil || len(ops) == 0 {
 		return savedAlready
 	}
 	c := make(chan error, 1)
@@ -222,7 +193,7 @@ func (s *registryStore) put(ops []op) <-chan error {
 
 // state notes the state of a check, to be written soon if its status changed and some time otherwise.
 func (s *registryStore) state(id string, v savedState, statusChanged bool) {
-	if s.db == nil {
+	if s.file == nil {
 		return
 	}
 	delay := outputDelay
@@ -237,7 +208,7 @@ func (s *registryStore) state(id string, v savedState, statusChanged bool) {
 
 // later queues a write that nobody waits for.
 func (s *registryStore) later(o op) {
-	if s.db == nil {
+	if s.file == nil {
 		return
 	}
 	s.mu.Lock()
@@ -306,30 +277,13 @@ func (s *registryStore) run() {
 }
 
 func (s *registryStore) commit(batch map[opKey][]byte, states map[string]savedState) error {
-	if len(batch) == 0 && len(states) == 0 {
+	for id, v := range states {
+		batch[opKey{bucketStates, id}] = encodeSaved(v)
+	}
+	if len(batch) == 0 {
 		return nil
 	}
-	return s.db.Update(func(tx *bolt.Tx) error {
-		for k, v := range batch {
-			b := tx.Bucket([]byte(k.bucket))
-			var err error
-			if v == nil {
-				err = b.Delete([]byte(k.key))
-			} else {
-				err = b.Put([]byte(k.key), v)
-			}
-			if err != nil {
-				return fmt.Errorf("%s %q: %w", k.bucket, k.key, err)
-			}
-		}
-		b := tx.Bucket([]byte(bucketStates))
-		for id, v := range states {
-			if err := b.Put([]byte(id), encodeSaved(v)); err != nil {
-				return fmt.Errorf("states %q: %w", id, err)
-			}
-		}
-		return nil
-	})
+	return s.file.append(batch)
 }
 
 // close writes what is waiting and closes the file.
@@ -341,10 +295,10 @@ func (s *registryStore) close() error {
 	}
 	s.closed = true
 	s.mu.Unlock()
-	if s.db == nil {
+	if s.file == nil {
 		return nil
 	}
 	s.kick()
 	<-s.done
-	return errors.Join(s.err, s.db.Close())
+	return errors.Join(s.err, s.file.close())
 }

@@ -28,7 +28,7 @@ const (
 
 // RegistryConfig configures a Registry. NodeName is required.
 type RegistryConfig struct {
-	Dir      string // where registry.db is kept; "" = in memory only
+	Dir      string // where registry.log is kept; "" = in memory only
 	NodeName string
 
 	Services []consul.ServiceDefinition // of the configuration files
