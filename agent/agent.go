@@ -72,14 +72,15 @@ type Agent struct {
 	unreachable atomic.Int64 // unix nanoseconds when no server could be reached last
 	autopilot   *autopilot   // nil on a proxy
 
-	registry *Registry
-	sync     *Sync
-	endSync  func()        // stops the sync and waits for it
-	up       chan struct{} // closed when everything runs: the sync may begin
-	consul   *consul.API
-	agentAPI *consul.AgentAPI
-	etcd     *etcd.Dialect
-	dns      *dnsserver.Server
+	registry  *Registry
+	sync      *Sync
+	endSync   func()        // stops the sync and waits for it
+	up        chan struct{} // closed when everything runs: the sync may begin
+	consul    *consul.API
+	agentAPI  *consul.AgentAPI
+	etcd      *etcd.Dialect
+	dns       *dnsserver.Server
+	overHTTPS atomic.Pointer[dnsserver.Server] // the same, for a route that exists before it
 
 	handler      atomic.Pointer[api.Router]
 	memberEvents chan membership.Event

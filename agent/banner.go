@@ -29,6 +29,7 @@ func (a *Agent) banner(w io.Writer) {
 	line("HTTPS", addrs(a.cfg.HTTPSListeners()))
 	line("etcd v2", addrs(a.cfg.EtcdListeners()))
 	line("DNS", addrs(a.cfg.DNSListeners()))
+	line("DNS/TLS", addrs(a.cfg.DNSTLSListeners()))
 	if a.cfg.Server {
 		line("servers", []string{a.cfg.Advertised()})
 	}

@@ -218,6 +218,7 @@ type Ports struct {
 	HTTPS   int `key:"https" flag:"https-port" usage:"port of the HTTPS interface"`                           // -1
 	Etcd    int `key:"etcd" flag:"etcd-port" usage:"port of the etcd interface"`                              // 2379
 	DNS     int `key:"dns" flag:"dns-port" usage:"port of the DNS interface"`                                 // 8600
+	DNSTLS  int `key:"dns_tls" flag:"dns-tls-port" usage:"port of DNS over TLS"`                              // -1
 	Server  int `key:"server" flag:"server-port" usage:"port between agents"`                                 // 8300
 	SerfLAN int `key:"serf_lan" flag:"serf-lan-port" usage:"port of gossip"`                                  // 8301
 	SerfWAN int `key:"serf_wan" flag:"serf-wan-port" usage:"port of gossip between datacenters, kept for it"` // 8302
@@ -365,7 +366,7 @@ type Telemetry struct {
 func Defaults() Config {
 	return Config{
 		Datacenter: "dc1", Domain: "consul.", BindAddr: "0.0.0.0", ClientAddr: "127.0.0.1",
-		Ports:         Ports{HTTP: 8500, HTTPS: -1, Etcd: 2379, DNS: 8600, Server: 8300, SerfLAN: 8301, SerfWAN: 8302},
+		Ports:         Ports{HTTP: 8500, HTTPS: -1, Etcd: 2379, DNS: 8600, DNSTLS: -1, Server: 8300, SerfLAN: 8301, SerfWAN: 8302},
 		RetryInterval: 30 * time.Second, ReconnectTimeout: 72 * time.Hour,
 		EncryptVerifyIncoming: true, EncryptVerifyOutgoing: true,
 		TLS: TLS{Defaults: TLSConfig{MinVersion: "TLSv1_2"}},

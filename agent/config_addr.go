@@ -55,6 +55,9 @@ func (c *Config) HTTPSListeners() []Listener { return c.listeners(c.Addresses.HT
 func (c *Config) EtcdListeners() []Listener  { return c.listeners(c.Addresses.Etcd, c.Ports.Etcd) }
 func (c *Config) DNSListeners() []Listener   { return c.listeners(c.Addresses.DNS, c.Ports.DNS) }
 
+// DNSTLSListeners are the places of DNS over TLS.
+func (c *Config) DNSTLSListeners() []Listener { return c.listeners(c.Addresses.DNS, c.Ports.DNSTLS) }
+
 // ServerListen is host:port of the port between agents; Advertised is what others dial for it.
 func (c *Config) ServerListen() string { return joinPort(c.BindAddr, c.Ports.Server) }
 

@@ -62,7 +62,7 @@ func TestDefaults(t *testing.T) {
 	if c.NodeName != "web1" || c.Datacenter != "dc1" || c.AdvertiseAddr != "10.1.2.3" || c.Server || c.DevMode {
 		t.Errorf("got %+v", c)
 	}
-	want := Ports{HTTP: 8500, HTTPS: -1, Etcd: 2379, DNS: 8600, Server: 8300, SerfLAN: 8301, SerfWAN: 8302}
+	want := Ports{HTTP: 8500, HTTPS: -1, Etcd: 2379, DNS: 8600, DNSTLS: -1, Server: 8300, SerfLAN: 8301, SerfWAN: 8302}
 	if c.Ports != want {
 		t.Errorf("ports %+v", c.Ports)
 	}
@@ -100,7 +100,7 @@ func TestPrecedence(t *testing.T) {
 	if c.DataDir != "/two" || c.LogLevel != "warn" {
 		t.Errorf("data_dir %q log_level %q", c.DataDir, c.LogLevel)
 	}
-	if want := (Ports{HTTP: 3001, HTTPS: -1, Etcd: 4002, DNS: 1002, Server: 5003, SerfLAN: 8301, SerfWAN: 8302}); c.Ports != want {
+	if want := (Ports{HTTP: 3001, HTTPS: -1, Etcd: 4002, DNS: 1002, DNSTLS: -1, Server: 5003, SerfLAN: 8301, SerfWAN: 8302}); c.Ports != want {
 		t.Errorf("ports %+v, want %+v", c.Ports, want)
 	}
 }

@@ -190,6 +190,7 @@ func (v *validator) ports() {
 		networks  string
 	}{
 		{"ports.dns", "DNS", c.Ports.DNS, or(c.Addresses.DNS, c.ClientAddr), "tcp udp"},
+		{"ports.dns_tls", "DNS over TLS", c.Ports.DNSTLS, or(c.Addresses.DNS, c.ClientAddr), "tcp"},
 		{"ports.http", "HTTP", c.Ports.HTTP, or(c.Addresses.HTTP, c.ClientAddr), "tcp"},
 		{"ports.https", "HTTPS", c.Ports.HTTPS, or(c.Addresses.HTTPS, c.ClientAddr), "tcp"},
 		{"ports.etcd", "etcd", c.Ports.Etcd, or(c.Addresses.Etcd, c.ClientAddr), "tcp"},
@@ -249,6 +250,9 @@ func (v *validator) tls() {
 		inherit("verify_server_hostname", func() { one.t.VerifyServerHostname = d.VerifyServerHostname })
 		inherit("tls_min_version", func() { one.t.MinVersion = d.MinVersion })
 		v.stanza(one.key, one.t)
+	}
+	if c.Ports.DNSTLS > 0 && c.TLS.HTTPS.CertFile == "" {
+		v.bad("ports.dns_tls", "needs a certificate: set cert_file and key_file in tls.defaults or tls.https")
 	}
 	if c.Ports.HTTPS > 0 && c.TLS.HTTPS.CertFile == "" {
 		v.warn("ports.https", "HTTPS is off: it needs cert_file and key_file in tls.defaults or tls.https")

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/musterhq/muster/api"
 	"github.com/musterhq/muster/catalog"
 	"github.com/musterhq/muster/dnsserver"
 	"github.com/musterhq/muster/kv"
@@ -64,6 +65,15 @@ func (a *Agent) startDNS() error {
 		a.keepView(follow)
 		src = follow
 	}
+	if list := a.cfg.DNSTLSListeners(); len(list) > 0 {
+		var err error
+		if conf.TLS, err = clientTLS(a.cfg.TLS.HTTPS); err != nil {
+			return err
+		}
+		for _, l := range list {
+			conf.TLSAddrs = append(conf.TLSAddrs, l.Address)
+		}
+	}
 	d, err := dnsserver.New(conf, src)
 	if err != nil {
 		return err
@@ -72,6 +82,7 @@ func (a *Agent) startDNS() error {
 		return err
 	}
 	a.dns = d
+	a.overHTTPS.Store(d)
 	a.onStop("DNS", d.Close)
 	return nil
 }
@@ -138,4 +149,16 @@ func (a *Agent) fetch(ctx context.Context, path string, q url.Values) (io.ReadCl
 		return nil, 0, fmt.Errorf("GET %s: the answer has no index", path)
 	}
 	return resp.Body, index, nil
+}
+
+// dnsOverHTTPS is the route of DNS over HTTPS.
+func (a *Agent) dnsOverHTTPS() api.Route {
+	return api.Route{Pattern: dnsserver.HTTPPath, Methods: []string{http.MethodGet, http.MethodPost}, Refuse: optionsOr("GET, POST"), MaxBody: 1 << 16,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if d := a.overHTTPS.Load(); d != nil {
+				d.ServeHTTP(w, r)
+				return
+			}
+			http.NotFound(w, r)
+		})}
 }

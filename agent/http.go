@@ -93,7 +93,7 @@ func clientTLS(t TLSConfig) (*tls.Config, error) {
 // localRoutes are the rows that belong to no dialect.
 func (a *Agent) localRoutes() []api.Route {
 	get := []string{http.MethodGet, http.MethodHead}
-	rows := []api.Route{{Pattern: "/metrics", Methods: get, Handler: a.prom, Refuse: optionsOr("GET, HEAD")}, a.removalRoute()}
+	rows := []api.Route{{Pattern: "/metrics", Methods: get, Handler: a.prom, Refuse: optionsOr("GET, HEAD")}, a.removalRoute(), a.dnsOverHTTPS()}
 	if !a.cfg.EnableDebug {
 		return rows
 	}

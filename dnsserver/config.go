@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -17,12 +18,14 @@ import (
 )
 
 // Config of a Server. Start from DefaultConfig: several zero values mean something other than the default.
-// Reload takes everything except Addrs, Domain, AltDomain, Datacenter, Places, Logger, Metrics and the limits of listeners.
+// Reload takes everything except Addrs, TLSAddrs, TLS, Domain, AltDomain, Datacenter, Places, Logger, Metrics and the limits of listeners.
 type Config struct {
-	Addrs      []string // host:port, each served over UDP and TCP
-	Domain     string   // zone, default "consul."
-	AltDomain  string   // second zone, "" = none
-	Datacenter string   // own datacenter; others do not exist
+	Addrs      []string    // host:port, each served over UDP and TCP
+	TLSAddrs   []string    // host:port, each served over TLS (RFC 7858)
+	TLS        *tls.Config // needed with TLSAddrs
+	Domain     string      // zone, default "consul."
+	AltDomain  string      // second zone, "" = none
+	Datacenter string      // own datacenter; others do not exist
 
 	NodeTTL    time.Duration            // whole seconds
 	ServiceTTL map[string]time.Duration // by exact name, "prefix*", or "*"; no match: 0 (default "*": 1 s)
@@ -97,6 +100,9 @@ func newSettings(c Config) (*settings, error) {
 	setInt(&c.MaxConnsClient, 128)
 	if c.UDPAnswerLimit < 0 || c.ClientRate < 0 || c.ARecordLimit < 0 || c.MaxInflight < 0 || c.MaxConns < 0 || c.MaxConnsClient < 0 {
 		return nil, errors.New("dns: limits must not be negative")
+	}
+	if len(c.TLSAddrs) > 0 && c.TLS == nil {
+		return nil, errors.New("dns: addresses for TLS are given, and no certificate")
 	}
 	st := &settings{Config: c, cache: newCache()}
 	for _, d := range []string{c.Domain, c.AltDomain} {

@@ -12,6 +12,7 @@ package dnsserver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -50,6 +51,7 @@ type Server struct {
 	mu       sync.Mutex
 	servers  []*dns.Server
 	addrs    []string
+	tlsAddrs []string
 	finished sync.WaitGroup
 }
 
@@ -74,7 +76,8 @@ func New(c Config, src Source) (*Server, error) {
 // Reload takes over what Config says can be reloaded. On an error nothing changes.
 func (s *Server) Reload(c Config) error {
 	old := s.settings.Load().Config
-	c.Addrs, c.Domain, c.AltDomain, c.Datacenter = old.Addrs, old.Domain, old.AltDomain, old.Datacenter
+	c.Addrs, c.TLSAddrs, c.TLS = old.Addrs, old.TLSAddrs, old.TLS
+	c.Domain, c.AltDomain, c.Datacenter = old.Domain, old.AltDomain, old.Datacenter
 	c.MaxInflight, c.MaxConns, c.MaxConnsClient = old.MaxInflight, old.MaxConns, old.MaxConnsClient
 	c.Logger, c.Metrics, c.Places = old.Logger, old.Metrics, old.Places
 	st, err := newSettings(c)
@@ -101,17 +104,34 @@ func (s *Server) Start() error {
 			return err
 		}
 		s.addrs = append(s.addrs, ln.Addr().String())
-		limited := &limitListener{Listener: ln, total: st.MaxConns, each: st.MaxConnsClient, refused: &s.counters.connsRefused}
 		s.serve(&dns.Server{PacketConn: pc, Handler: handler{s, false}, UDPSize: maxQuery})
-		s.serve(&dns.Server{
-			Listener: limited, Handler: handler{s, true}, MaxTCPQueries: -1,
-			ReadTimeout: tcpTimeout, WriteTimeout: tcpTimeout, IdleTimeout: func() time.Duration { return tcpIdle },
-		})
+		s.serveConns(st, ln, nil)
+	}
+	for _, addr := range st.TLSAddrs {
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			s.abandon()
+			return listenError("tcp", addr, err)
+		}
+		s.tlsAddrs = append(s.tlsAddrs, ln.Addr().String())
+		s.serveConns(st, ln, st.TLS)
 	}
 	if st.Metrics != nil {
 		s.finished.Go(func() { s.counters.report(s.ctx, st.Metrics) })
 	}
 	return nil
+}
+
+// serveConns serves connections, plain or over TLS.
+func (s *Server) serveConns(st *settings, ln net.Listener, secure *tls.Config) {
+	ln = &limitListener{Listener: ln, total: st.MaxConns, each: st.MaxConnsClient, refused: &s.counters.connsRefused}
+	if secure != nil {
+		ln = tls.NewListener(ln, secure)
+	}
+	s.serve(&dns.Server{
+		Listener: ln, Handler: handler{s, true}, MaxTCPQueries: -1,
+		ReadTimeout: tcpTimeout, WriteTimeout: tcpTimeout, IdleTimeout: func() time.Duration { return tcpIdle },
+	})
 }
 
 // serve runs d and returns once it can be shut down.
@@ -132,7 +152,7 @@ func (s *Server) abandon() {
 	for _, d := range s.servers {
 		_ = d.Shutdown()
 	}
-	s.servers, s.addrs = nil, nil
+	s.servers, s.addrs, s.tlsAddrs = nil, nil, nil
 }
 
 // Addrs are the addresses listened on, in the order of Config.Addrs, with real port numbers.
@@ -140,6 +160,13 @@ func (s *Server) Addrs() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]string(nil), s.addrs...)
+}
+
+// TLSAddrs are the addresses listened on for TLS, as Addrs.
+func (s *Server) TLSAddrs() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string(nil), s.tlsAddrs...)
 }
 
 // Close stops listening, lets questions being answered finish until ctx ends, and returns ctx's error if some did
