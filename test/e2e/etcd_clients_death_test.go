@@ -37,7 +37,9 @@ func TestWatchesOnAProxyOutliveTheirServer(t *testing.T) {
 	c := newCluster(t, 3, 1)
 	p := c.proxies[0]
 	p.must(http.MethodPut, "/v2/keys/seen/other", "value=x")
-	var from struct{ Node struct{ ModifiedIndex uint64 } }
+	var from struct {
+		Node struct{ ModifiedIndex uint64 }
+	}
 	if !p.get("/v2/keys/seen/other", &from) {
 		t.Fatal("the first key cannot be read")
 	}
