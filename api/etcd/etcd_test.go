@@ -386,6 +386,10 @@ func FuzzRequest(f *testing.F) {
 	f.Add("DELETE", "/a", "recursive=true&prevIndex=4", "")
 	f.Add("GET", "//a/../%", "sorted=1&quorum=t", "")
 	f.Add("GET", "/\x00\xff", "", "value=%zz")
+	f.Add("PUT", "/a", "refresh=true", "ttl=18446744073709551615")
+	f.Add("DELETE", "/", "prevValue=x", "")
+	f.Add("GET", "/a", "wait=true&stream=true&recursive=true&waitIndex=18446744073709551615", "")
+	f.Add("PUT", "/_a/./..", "prevIndex=18446744073709551615&noValueOnSuccess=1", "dir=true;")
 	m := newMemory(f, kv.Options{})
 	d, err := etcd.New(etcd.Config{Store: m, Members: func() []etcd.Member { return nil }})
 	if err != nil {
