@@ -347,6 +347,7 @@ func (a *Agent) Err() error { return a.reason }
 func (a *Agent) Stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
+	a.warnQuorum()
 	a.shutdown(ctx)
 }
 

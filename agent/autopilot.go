@@ -116,6 +116,7 @@ func (p *autopilot) examine(c consul.AutopilotConfig, servers []consensus.Server
 	last := p.raft.Status().LastIndex
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	defer p.gauges(servers)
 	old := p.health
 	p.health = make(map[string]serverHealth, len(servers))
 	for _, s := range servers {
@@ -134,6 +135,21 @@ func (p *autopilot) examine(c consul.AutopilotConfig, servers []consensus.Server
 		}
 		p.health[s.ID] = h
 	}
+}
+
+// gauges shows the health of the cluster as metrics; p.mu is held.
+func (p *autopilot) gauges(servers []consensus.Server) {
+	all, healthyVoters := float32(1), 0
+	for _, s := range servers {
+		switch {
+		case !p.health[s.ID].healthy:
+			all = 0
+		case s.Voter:
+			healthyVoters++
+		}
+	}
+	p.metrics.SetGauge([]string{"autopilot", "healthy"}, all)
+	p.metrics.SetGauge([]string{"autopilot", "failure_tolerance"}, float32(max(0, healthyVoters-voters(servers)/2-1)))
 }
 
 func voters(servers []consensus.Server) (n int) {

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
+	"time"
 
 	"github.com/musterhq/muster/api"
 	"github.com/musterhq/muster/api/etcd"
@@ -197,12 +199,18 @@ func setRecord(path string, rec any) (kv.Op, error) {
 	return kv.Op{Kind: kv.OpSet, Action: kv.ActSet, Path: path, Value: string(b), Flags: kv.Flat}, nil
 }
 
-// claim gives a server that has come the id that was reserved for its address, for good.
+// claim gives a server that has come the id that was reserved for its address, for good. Announcements may name it by
+// a host name; so may the addresses that it takes over.
 func (a *Agent) claim(ctx context.Context, server consensus.Server) error {
+	named := a.announcedByName(ctx, server)
 	err := commit(ctx, a.store, func(s *kv.Snap) (kv.Txn, error) {
 		records := readMembers(s)
 		id := records.idOf(server.ID, server.Addr)
 		rec, ok := records.known[id]
+		if !ok && named != 0 {
+			id = named
+			rec, ok = records.known[id]
+		}
 		if !ok || rec.Node != "" {
 			return kv.Txn{}, nil
 		}
@@ -215,4 +223,31 @@ func (a *Agent) claim(ctx context.Context, server consensus.Server) error {
 		return nil // the next leader's
 	}
 	return err
+}
+
+// announcedByName finds the announcement whose host name has the address of a server that has no record yet; 0 when
+// there is none. Only here, on the leader, names are looked up: what replicas show must not depend on their resolvers.
+func (a *Agent) announcedByName(ctx context.Context, server consensus.Server) uint64 {
+	records := readMembers(a.tree.Snap())
+	if _, known := records.known[records.idOf(server.ID, server.Addr)]; known {
+		return 0
+	}
+	ip, port, err := net.SplitHostPort(server.Addr)
+	if err != nil {
+		return 0
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for id, rec := range records.known {
+		for _, u := range rec.PeerURLs {
+			host, p, err := net.SplitHostPort(hostOf(u))
+			if err != nil || rec.Node != "" || p != port || net.ParseIP(host) != nil {
+				continue
+			}
+			if addrs, err := net.DefaultResolver.LookupHost(ctx, host); err == nil && slices.Contains(addrs, ip) {
+				return id
+			}
+		}
+	}
+	return 0
 }

@@ -242,3 +242,34 @@ func (a *Agent) leaveConsensus(ctx context.Context) error {
 	}
 	return nil // should it be added again before gossip tells the leader that we left, the leader removes it again then
 }
+
+// warnQuorum says in the log what the stop of a server does to the others. It cannot be refused: whoever stops a
+// process that does not go kills it.
+func (a *Agent) warnQuorum() {
+	if a.raft == nil || a.pool == nil {
+		return
+	}
+	servers, err := a.raft.Servers()
+	if err != nil {
+		return
+	}
+	alive := map[string]bool{}
+	for _, m := range a.pool.Members() {
+		alive[m.ID()] = m.Status == membership.StatusAlive
+	}
+	all, left, self := 0, 0, false
+	for _, s := range servers {
+		switch {
+		case !s.Voter:
+			continue
+		case s.ID == a.id:
+			self = true
+		case alive[s.ID]:
+			left++
+		}
+		all++
+	}
+	if need := all/2 + 1; self && all > 1 && left < need && left+1 >= need {
+		a.log.Warn("without this server the others cannot write until it is back", "voters", all, "alive without it", left, "needed", need)
+	}
+}

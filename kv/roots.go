@@ -12,7 +12,8 @@ package kv
 //	q/<id>                     prepared queries
 //	a/...                      tokens, policies, roles
 //	g/...                      configuration
-//	m/format  m/cluster  m/members/<id>   format version, cluster id, server addresses
+//	m/format  m/cluster        format version, cluster id
+//	m/members/<id>  m/removed/<id>  servers that were announced, servers that were removed for good
 //	m/restored                 the last time a backup replaced everything
 //	v/s/<service>/<node>/<id>  view: instance joined with its node and checks
 //	v/n/<service>              view: tags of a service

@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/musterhq/muster/internal/testcluster"
 )
@@ -196,6 +198,35 @@ func TestAnnouncedServerComesAndIsRemoved(t *testing.T) {
 	}
 }
 
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// TestServerAnnouncedByName: the announcement may name the host.
+func TestServerAnnouncedByName(t *testing.T) {
+	t.Parallel()
+	c := testcluster.Start(t, 1, 0)
+	port := freePort(t)
+	s2 := c.PlanServer(t, "s2", "-bind=127.0.0.1", "-server-port="+port, "-serf-lan-port="+freePort(t), "-retry-join="+c.Servers[0].IP+":8301")
+	id := announce(t, c.Servers[0], "http://localhost:"+port)
+	s2.Start(t)
+	s2.WaitReady(t)
+	testcluster.Eventually(t, "the new server has the announced id", func() bool {
+		m, ok := memberNamed(s2, "s2")
+		return ok && m.ID == id && len(memberList(c.Servers[0])) == 2
+	})
+}
+
 // TestNewServerLearnsFirst: a fourth server has no vote before it has been healthy for a while.
 func TestNewServerLearnsFirst(t *testing.T) {
 	t.Parallel()
@@ -303,7 +334,7 @@ func TestStoppedLeaderHandsOver(t *testing.T) {
 	t.Parallel()
 	c := testcluster.Start(t, 3, 1)
 	old, p := c.WaitLeader(t), c.Proxies[0]
-	var written atomic.Int64
+	var written, slowest atomic.Int64
 	quit := make(chan struct{})
 	var wg sync.WaitGroup
 	for n := range 4 {
@@ -314,11 +345,15 @@ func TestStoppedLeaderHandsOver(t *testing.T) {
 					return
 				default:
 				}
+				begin := time.Now()
 				if a := p.Do(http.MethodPut, fmt.Sprintf("/v1/kv/w/%d/%d", n, i), "v"); !a.OK() {
 					t.Errorf("write %d of writer %d: %d %s", i, n, a.Status, a.Body)
 					return
 				}
 				written.Add(1)
+				took := time.Since(begin).Nanoseconds()
+				for old := slowest.Load(); took > old && !slowest.CompareAndSwap(old, took); old = slowest.Load() {
+				}
 			}
 		})
 	}
@@ -331,6 +366,7 @@ func TestStoppedLeaderHandsOver(t *testing.T) {
 	more()
 	close(quit)
 	wg.Wait()
+	t.Logf("the slowest of %d writes took %v", written.Load(), time.Duration(slowest.Load()))
 	if next := c.WaitLeader(t, old); next == old {
 		t.Error("the stopped server leads")
 	}
