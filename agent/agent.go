@@ -93,6 +93,7 @@ type Agent struct {
 	once      sync.Once
 	done      chan struct{}
 	reason    error // why it ended by itself, valid after done
+	marks     marks // when the tree's index was where
 	mu        sync.Mutex
 	reloading sync.Mutex // one reload at a time
 	restoring sync.Mutex // one restore at a time
@@ -310,6 +311,9 @@ func (a *Agent) scheme() string {
 // startCluster begins what runs for as long as the agent does: leader jobs, joining, forming, syncing.
 func (a *Agent) startCluster(ctx context.Context) error {
 	go a.followMembers()
+	if a.tree != nil {
+		go a.marks.follow(a.ctx, func() uint64 { return a.tree.Snap().Index() })
+	}
 	if a.raft != nil {
 		a.raft.OnLeader("membership", a.reconcile)
 		a.raft.OnLeader("admission", a.admit)

@@ -59,6 +59,7 @@ func (a *Agent) openGossip() error {
 		return err
 	}
 	a.pool = pool
+	pool.Respond(a.answerWhy)
 	a.onStop("gossip", func(context.Context) error { return pool.Shutdown() })
 	return nil
 }

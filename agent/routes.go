@@ -26,6 +26,7 @@ func (a *Agent) table() []api.Route {
 	var rows []api.Route
 	rows = append(rows, a.agentAPI.Routes()...)
 	rows = append(rows, a.localRoutes()...)
+	rows = append(rows, a.whyRoutes()...)
 	rows = append(rows, a.consul.Routes()...)
 	rows = append(rows, a.etcd.Routes()...)
 	if a.raft == nil {

@@ -77,7 +77,7 @@ func add(m map[string]SnapshotSum, name string, size int64) {
 	m[name] = SnapshotSum{s.Count + 1, s.Bytes + size}
 }
 
-// nodeRecord names the record at a path below the root of nodes: node, node/s/id, node/c/id, node/l/id, node/s/id/c/id.
+// nodeRecord names the record at a path below the root of nodes: node, node/s/id, node/c/id, node/l/id, node/g/id, node/s/id/c/id.
 func nodeRecord(rest string) string {
 	switch parts := strings.Split(rest, "/"); {
 	case len(parts) == 1:
@@ -86,6 +86,8 @@ func nodeRecord(rest string) string {
 		return "Check"
 	case parts[1] == "s":
 		return "Service"
+	case parts[1] == "g":
+		return "Tombstone"
 	case parts[1] == "l":
 		return "Session"
 	}

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -24,6 +25,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/miekg/dns"
+
+	"github.com/musterhq/muster/catalog"
 )
 
 const (
@@ -86,6 +89,17 @@ func (s *Server) Reload(c Config) error {
 	}
 	s.settings.Store(st)
 	return nil
+}
+
+// Healthy gives the instances of a service with which a question would be answered now, before their number is
+// limited, and whether instances in warning are left out. Errors are those of the Source.
+func (s *Server) Healthy(ctx context.Context, service string) (list []*catalog.Instance, onlyPassing bool, err error) {
+	onlyPassing = s.settings.Load().OnlyPassing
+	a, err := s.src.Service(ctx, strings.ToLower(service))
+	if err != nil {
+		return nil, onlyPassing, err
+	}
+	return choose(a, "", onlyPassing), onlyPassing, nil
 }
 
 // Start listens on every address over UDP and TCP and returns when all of them answer, or with the first error and

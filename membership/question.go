@@ -12,8 +12,8 @@ import (
 // agents that are asked count too.
 const MaxQuestion = 900
 
-// namedMax is how many agents a question may name; with more, all are asked and those it does not concern are silent.
-const namedMax = 8
+// MaxNamed is how many agents a question may name; with more, everybody is asked.
+const MaxNamed = 8
 
 // Reply is one agent's answer to a question.
 type Reply struct {
@@ -35,7 +35,7 @@ func (p *Pool) Ask(ctx context.Context, name string, question []byte, nodes []st
 	}
 	params := p.serf.DefaultQueryParams()
 	params.Timeout = wait
-	if len(nodes) <= namedMax {
+	if len(nodes) <= MaxNamed {
 		params.FilterNodes = nodes
 	}
 	resp, err := p.serf.Query(name, question, params)

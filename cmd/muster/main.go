@@ -132,7 +132,7 @@ and answers by DNS and HTTP. Start with:
 	c.bind(root)
 	root.AddCommand(agentCommand(), versionCommand(c), validateCommand(c))
 	root.AddCommand(sharedCommands(c)...)
-	root.AddCommand(kvCommand(c), memberCommand(c), clusterHealthCommand(c), servicesCommand(c), nodesCommand(c), healthCommand(c))
+	root.AddCommand(kvCommand(c), memberCommand(c), clusterHealthCommand(c), servicesCommand(c), nodesCommand(c), healthCommand(c), whyCommand(c))
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
 	return root
 }

@@ -1,0 +1,274 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/musterhq/muster/api"
+	"github.com/musterhq/muster/catalog"
+	"github.com/musterhq/muster/kv"
+	"github.com/musterhq/muster/membership"
+)
+
+// Why explains the records of one name: who wrote each, when, what would bring it back, and whether DNS shows it.
+type Why struct {
+	Name    string
+	Server  string      // who explained the records
+	Agent   string      // whose DNS was looked at
+	Records []WhyRecord // services first, then nodes, then checks; each with what belongs to it
+	Notes   []string    // what else is worth knowing: removals, registrations the catalog does not have
+}
+
+// Writers of records.
+const (
+	WrittenByAgent   = "agent"   // the agent of the node, because its HTTP interface was told to
+	WrittenByFile    = "file"    // the agent of the node, because a configuration file says so
+	WrittenByLeader  = "leader"  // the leader, from gossip
+	WrittenByCatalog = "catalog" // somebody, through the HTTP catalog, a transaction or a restored snapshot
+	WrittenUnknown   = "unknown" // the agent of the node did not say
+)
+
+// WhyRecord explains one record.
+type WhyRecord struct {
+	Kind                     string // service, node or check
+	Node, ID, Name           string
+	Address                  string `json:",omitempty"` // host:port of a service, host of a node
+	Status, Output           string `json:",omitempty"`
+	CreateIndex, ModifyIndex uint64
+	From, To                 time.Time   // between which the last change was written; a zero From: before the server's memory begins
+	Writer                   string      // one of the constants
+	By                       string      // the writer in words
+	Returns                  string      // whether the record comes back when it is removed, and by whom
+	DNS                      *WhyDNS     `json:",omitempty"` // of services and nodes
+	Checks                   []WhyRecord `json:",omitempty"` // that decide about it
+}
+
+// WhyDNS says whether DNS answers with an instance or a node, and why.
+type WhyDNS struct {
+	Shown   bool
+	Reasons []string
+}
+
+// whyPath is the route on the servers that explains records, askWhyPath the one on every agent that adds its own DNS.
+const (
+	whyPath    = "/v1/internal/why/"
+	askWhyPath = "/v1/agent/why/"
+)
+
+// whyRoutes: the leader explains, because it has the newest state; the agent that was asked looks at its own DNS.
+func (a *Agent) whyRoutes() []api.Route {
+	get := []string{http.MethodGet}
+	return []api.Route{
+		{Pattern: whyPath, Methods: get, Where: api.Cluster, Handler: http.HandlerFunc(a.serveWhy)},
+		{Pattern: askWhyPath, Methods: get, Handler: http.HandlerFunc(a.serveAskWhy)},
+	}
+}
+
+// whyTarget reads KIND/NAME; KIND is service, node, check, or any for all of them.
+func whyTarget(path, prefix string) (kind, name string, err error) {
+	kind, name, _ = strings.Cut(strings.TrimPrefix(path, prefix), "/")
+	if !slices.Contains([]string{"service", "node", "check", "any"}, kind) || name == "" {
+		return "", "", fmt.Errorf("want %sKIND/NAME where KIND is service, node, check or any", prefix)
+	}
+	return kind, name, nil
+}
+
+func writeWhy(w http.ResponseWriter, y *Why) {
+	b, err := json.Marshal(y)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(b)
+}
+
+func (a *Agent) serveWhy(w http.ResponseWriter, r *http.Request) {
+	kind, name, err := whyTarget(r.URL.Path, whyPath)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	snap, _, err := a.store.Read(r.Context(), api.Default)
+	if err != nil {
+		api.WriteStoreError(w, err)
+		return
+	}
+	writeWhy(w, a.explain(r.Context(), snap, kind, name))
+}
+
+// serveAskWhy asks the leader and adds what this agent's DNS says.
+func (a *Agent) serveAskWhy(w http.ResponseWriter, r *http.Request) {
+	kind, name, err := whyTarget(r.URL.Path, askWhyPath)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	y, err := a.askWhy(r.Context(), kind, name)
+	if err != nil {
+		http.Error(w, "asking the leader: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	y.Agent = a.cfg.NodeName
+	for i := range y.Records {
+		switch rec := &y.Records[i]; rec.Kind {
+		case "service":
+			rec.DNS = a.whyInDNS(r.Context(), rec)
+		case "node":
+			rec.DNS = &WhyDNS{Shown: a.dns != nil, Reasons: []string{"the name of a node is answered as long as its record exists, whatever its checks say"}}
+			if a.dns == nil {
+				rec.DNS.Reasons = []string{"this agent serves no DNS"}
+			}
+		}
+	}
+	writeWhy(w, y)
+}
+
+func (a *Agent) askWhy(ctx context.Context, kind, name string) (*Why, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, whyPath+kind+"/"+url.PathEscape(name), http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := a.call(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, errors.New(strings.TrimSpace(string(body)))
+	}
+	y := new(Why)
+	return y, json.Unmarshal(body, y)
+}
+
+// whyInDNS compares what this agent's DNS would answer this moment with what the checks demand.
+func (a *Agent) whyInDNS(ctx context.Context, rec *WhyRecord) *WhyDNS {
+	if a.dns == nil {
+		return &WhyDNS{Reasons: []string{"this agent serves no DNS"}}
+	}
+	shown, onlyPassing, err := a.dns.Healthy(ctx, rec.Name)
+	if err != nil {
+		return &WhyDNS{Reasons: []string{"this agent's DNS knows nothing of the service: " + err.Error()}}
+	}
+	out := &WhyDNS{Shown: slices.ContainsFunc(shown, func(in *catalog.Instance) bool {
+		return strings.EqualFold(in.Node.Name, rec.Node) && in.Service.ID == rec.ID
+	})}
+	demanded := true
+	for _, c := range rec.Checks {
+		switch {
+		case c.Status == catalog.Passing:
+		case c.Status == catalog.Critical:
+			demanded = false
+			out.Reasons = append(out.Reasons, whyCritical(c))
+		case onlyPassing:
+			demanded = false
+			out.Reasons = append(out.Reasons, fmt.Sprintf("check %s is %s, and only_passing is set", c.ID, c.Status))
+		default:
+			out.Reasons = append(out.Reasons, fmt.Sprintf("check %s is %s, which does not hide an instance", c.ID, c.Status))
+		}
+	}
+	if len(rec.Checks) == 0 {
+		out.Reasons = append(out.Reasons, "nothing checks it")
+	} else if len(out.Reasons) == 0 {
+		out.Reasons = append(out.Reasons, "all its checks are passing")
+	}
+	if demanded != out.Shown {
+		out.Reasons = append(out.Reasons, "this agent's DNS has not caught up with the servers yet, or cannot reach them")
+	}
+	return out
+}
+
+// whyCritical puts a critical check into words.
+func whyCritical(c WhyRecord) string {
+	switch {
+	case c.ID == catalog.LivenessCheck:
+		return "the agent of node " + c.Node + " is not reachable (" + catalog.LivenessCheck + " is critical)"
+	case c.ID == nodeMaintenanceID:
+		return "node " + c.Node + " is in maintenance: " + c.Output
+	case strings.HasPrefix(c.ID, serviceMaintenanceID):
+		return "the service is in maintenance: " + c.Output
+	}
+	return strings.TrimSuffix(fmt.Sprintf("check %s is critical: %s", c.ID, firstLine(c.Output)), ": ")
+}
+
+func firstLine(s string) string {
+	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
+	return s
+}
+
+// explain finds the records of a name and explains each.
+func (a *Agent) explain(ctx context.Context, snap *kv.Snap, kind, name string) *Why {
+	y := &Why{Name: name, Server: a.cfg.NodeName}
+	e := &explainer{agent: a, snap: snap, now: time.Now(), y: y, members: map[string]membership.Member{}}
+	for _, m := range a.pool.Members() {
+		e.members[strings.ToLower(m.Name)] = m
+	}
+	wants := func(k string) bool { return kind == k || kind == "any" }
+	instances := []*catalog.Instance{}
+	if wants("service") {
+		instances = whyInstances(snap, name)
+	}
+	node, isNode := catalog.GetNode(snap, name)
+	var checks []*catalog.Check
+	if wants("check") {
+		for _, n := range catalog.Nodes(snap) {
+			if c, _, ok := catalog.GetCheck(snap, n.Name, name); ok {
+				checks = append(checks, c)
+			}
+		}
+	}
+	var nodes []string
+	for _, in := range instances {
+		nodes = append(nodes, in.Node.Name)
+	}
+	for _, c := range checks {
+		nodes = append(nodes, c.Node)
+	}
+	if isNode && wants("node") {
+		nodes = append(nodes, node.Name)
+	}
+	e.ask(ctx, kind, name, nodes)
+	for _, in := range instances {
+		y.Records = append(y.Records, e.instance(in))
+	}
+	if isNode && wants("node") {
+		y.Records = append(y.Records, e.node(node))
+	}
+	for _, c := range checks {
+		y.Records = append(y.Records, e.check(c))
+	}
+	e.notes(kind, name)
+	return y
+}
+
+// whyInstances gives the instances of a service, or when there is no such service those with that id.
+func whyInstances(snap *kv.Snap, name string) []*catalog.Instance {
+	if list := catalog.Instances(snap, name); len(list) > 0 {
+		return list
+	}
+	var out []*catalog.Instance
+	for _, n := range catalog.Nodes(snap) {
+		s, ok := catalog.GetService(snap, n.Name, name)
+		if !ok {
+			continue
+		}
+		for _, in := range catalog.Instances(snap, s.Name) {
+			if in.Service.ID == s.ID && in.Node.Name == n.Name {
+				out = append(out, in)
+			}
+		}
+	}
+	return out
+}
