@@ -53,4 +53,11 @@ dns_config {
   service_ttl = { "*" = "1s" }
 }
 
+# How many changes of keys are remembered for etcd watches that begin in the past, and how many bytes they may take.
+# watch_history_events = 200000
+# watch_history_bytes  = 16777216
+
+# Web pages that may call this agent from a browser. None by default.
+# cors = ["https://ui.example:8443"]
+
 log_level = "info"

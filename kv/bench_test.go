@@ -207,3 +207,15 @@ func BenchmarkWalk(b *testing.B) {
 		s.Walk("k/bench/key-0000", func(string, *kv.Entry) bool { n++; return true })
 	}
 }
+
+// BenchmarkExtendExpiry is what a new leader costs when so many keys have a deadline.
+func BenchmarkExtendExpiry(b *testing.B) {
+	const n = 20_000
+	t := kv.New(kv.Options{})
+	for i := range n {
+		t.Apply(kv.Txn{Ops: []kv.Op{{Kind: kv.OpSet, Path: key(i * 7919 % n), Value: hundred, Expires: 1 << 60}}})
+	}
+	for b.Loop() {
+		t.Apply(kv.Txn{Ops: []kv.Op{{Kind: kv.OpExtendExpiry, Extend: 1}}})
+	}
+}

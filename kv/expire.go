@@ -16,6 +16,7 @@ type deadline struct {
 type expiry struct {
 	heap    deadlines
 	popped  []deadline // by the running Txn, to be put back if it fails
+	saved   deadlines  // the heap before the running Txn moved all deadlines, if it did
 	compact int        // length at which stale deadlines are thrown out
 }
 
@@ -35,9 +36,12 @@ func (h *deadlines) Pop() any {
 	return d
 }
 
-func (x *expiry) begin() { x.popped = x.popped[:0] }
+func (x *expiry) begin() { x.popped, x.saved = x.popped[:0], nil }
 
 func (x *expiry) rollback() {
+	if x.saved != nil {
+		x.heap, x.saved = x.saved, nil
+	}
 	for _, d := range x.popped {
 		heap.Push(&x.heap, d)
 	}
@@ -88,29 +92,39 @@ func (t *Tree) expire(op *Op, r *OpResult) {
 	}
 }
 
-// extendExpiry moves every deadline by add nanoseconds. It is no change of any entry: no index, no Event.
+// extendExpiry moves every deadline by add nanoseconds. It is no change of any entry: no index, no Event. All move
+// alike, so what counts of the heap is in order again as it is.
 func (t *Tree) extendExpiry(add int64) (n int) {
 	if add == 0 {
 		return 0
 	}
 	t.gen++
 	was := t.root // a stale deadline may equal a new one: it must count before the shift, too
-	for _, d := range append([]deadline(nil), t.exp.heap...) {
+	moved := make(deadlines, 0, len(t.exp.heap))
+	for _, d := range t.exp.heap {
 		e := t.root.find(d.path)
-		if e == nil || e.Expires() != d.at || d.at == math.MaxInt64 || !d.counts(was) {
+		if e == nil || e.Expires() != d.at || !d.counts(was) {
 			continue
 		}
-		c := *e
-		c.meta = e.bits()
-		x := e.extra()
-		if x.expires += add; x.expires < 0 { // overflow
-			x.expires = math.MaxInt64
+		if d.at < math.MaxInt64 {
+			c := *e
+			c.meta = e.bits()
+			x := e.extra()
+			if x.expires += add; x.expires < 0 { // overflow
+				x.expires = math.MaxInt64
+			}
+			c.setExtra(x)
+			t.root = t.replace(t.root, d.path, &c)
+			d.at = x.expires
+			n++
 		}
-		c.setExtra(x)
-		t.root = t.replace(t.root, d.path, &c)
-		t.exp.add(x.expires, d.path)
-		n++
+		moved = append(moved, d)
 	}
+	if t.exp.saved == nil {
+		t.exp.saved = t.exp.heap
+	}
+	t.exp.heap = moved
+	heap.Init(&t.exp.heap) // without what was stale, the rest has other places
 	return n
 }
 

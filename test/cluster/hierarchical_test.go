@@ -290,3 +290,23 @@ func TestNamesThatClientsOfEtcdMeet(t *testing.T) {
 		}
 	}
 }
+
+// TestOldestIndexThroughProxy: clients behind a proxy learn how far back they may go, too.
+func TestOldestIndexThroughProxy(t *testing.T) {
+	t.Parallel()
+	c := testcluster.Start(t, 1, 1, "-watch-history-events=10")
+	p := c.Proxies[0]
+	var last uint64
+	for i := range 30 {
+		last = index(t, p.Put(t, "/v2/keys/a", "value="+strconv.Itoa(i)))
+	}
+	lost := p.Do(http.MethodGet, "/v2/keys/a?wait=true&waitIndex=5", "")
+	first, err := strconv.ParseUint(lost.Header.Get(oldest), 10, 64)
+	if err != nil || lost.Status != 400 || first < last-15 || first > last || !strings.Contains(lost.Body, fmt.Sprintf("[%d/5]", first)) {
+		t.Fatalf("%d %s, oldest %q", lost.Status, lost.Body, lost.Header.Get(oldest))
+	}
+	a := p.Do(http.MethodGet, fmt.Sprintf("/v2/keys/a?wait=true&waitIndex=%d", first), "")
+	if !strings.Contains(a.Body, fmt.Sprintf(`"modifiedIndex":%d,`, first)) || a.Header.Get(oldest) != strconv.FormatUint(first, 10) {
+		t.Fatalf("from %d on: %d %s, oldest %q", first, a.Status, a.Body, a.Header.Get(oldest))
+	}
+}
