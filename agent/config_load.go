@@ -26,7 +26,14 @@ func EnvName(flagName string) string {
 // flags, -hcl fragments; lists append and maps merge through all of them. Usage goes to usage when help is asked
 // for; the error is flag.ErrHelp then. Any other error joins all that is wrong, each naming its source and key.
 func Load(args, env []string, usage io.Writer) (Config, []Warning, error) {
-	return newLoader().load(args, env, usage)
+	return LoadFrom(nil, args, env, usage)
+}
+
+// LoadFrom is Load with other defaults: change is applied to the built-in ones, before all other sources.
+func LoadFrom(change func(*Config), args, env []string, usage io.Writer) (Config, []Warning, error) {
+	l := newLoader()
+	l.change = change
+	return l.load(args, env, usage)
 }
 
 // LoadPaths loads and checks files and directories alone, as `muster validate` does. format is "hcl", "json" or ""
@@ -40,6 +47,7 @@ func LoadPaths(paths []string, format string) (Config, []Warning, error) {
 // loader is one run of loading.
 type loader struct {
 	dev       bool
+	change    func(*Config) // of the defaults
 	paths     []string
 	format    string
 	fragments []string
@@ -77,6 +85,9 @@ func (l *loader) finish(given []setting) (Config, []Warning, error) {
 	c := Defaults()
 	if l.dev {
 		c = DevDefaults()
+	}
+	if l.change != nil {
+		l.change(&c)
 	}
 	c.origins = map[string]string{}
 	for _, path := range l.paths {

@@ -15,7 +15,8 @@ import (
 	"github.com/musterhq/muster/agent"
 )
 
-func agentCommand() *cobra.Command {
+// agentCommand runs the agent; defaults, when there are other ones, change the built-in configuration.
+func agentCommand(defaults func(*agent.Config)) *cobra.Command {
 	return &cobra.Command{
 		Use:   "agent",
 		Short: "Run the agent",
@@ -23,13 +24,15 @@ func agentCommand() *cobra.Command {
 		// The agent's flags are its configuration; the package that owns the configuration reads them.
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runAgent(args, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return runAgent(defaults, args, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 }
 
-func runAgent(args []string, out, errw io.Writer) error {
-	load := func() (agent.Config, []agent.Warning, error) { return agent.Load(args, os.Environ(), out) }
+func runAgent(defaults func(*agent.Config), args []string, out, errw io.Writer) error {
+	load := func() (agent.Config, []agent.Warning, error) {
+		return agent.LoadFrom(defaults, args, os.Environ(), out)
+	}
 	cfg, warnings, err := load()
 	if errors.Is(err, flag.ErrHelp) {
 		return nil

@@ -6,6 +6,8 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"github.com/musterhq/muster/agent"
 )
 
 // consulExit maps our exit codes to Consul's: 0 done, 1 any error, 2 nothing matched, 127 unknown command.
@@ -113,7 +115,7 @@ before arguments, CONSUL_HTTP_ADDR and its like are obeyed, and exit codes are c
 		return &exitError{0, nil} // code 0: done
 	}
 	c.bind(root)
-	root.AddCommand(agentCommand(), versionCommand(c), validateCommand(c))
+	root.AddCommand(agentCommand(consulDefaults), versionCommand(c), validateCommand(c))
 	root.AddCommand(sharedCommands(c)...)
 	root.AddCommand(consulKV(c), consulServices(c))
 	for name, why := range outOfScope {
@@ -211,4 +213,11 @@ func execute(root *cobra.Command, args []string, in io.Reader, out, errw io.Writ
 		return nil
 	}
 	return err
+}
+
+// consulDefaults are those of consul where they differ: nobody who starts a consul expects the port of etcd to be
+// taken, and its gauges carry the name of the host.
+func consulDefaults(c *agent.Config) {
+	c.Ports.Etcd = -1
+	c.Telemetry.DisableHostname = false
 }
