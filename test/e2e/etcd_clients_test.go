@@ -1,0 +1,86 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestPythonEtcd runs Debian's python3-etcd on a server that leads, on one that follows, and on a proxy.
+func TestPythonEtcd(t *testing.T) {
+	python := debianPython(t, "etcd")
+	c := newCluster(t, 3, 1)
+	leader := c.leader()
+	follower := c.servers[0]
+	if follower == leader {
+		follower = c.servers[1]
+	}
+	for _, h := range []*host{leader, follower, c.proxies[0]} {
+		out, errs, code := sh(t, nil, "", python, "testdata/etcd_client.py", h.ip)
+		if code != 0 || out != "ok\n" {
+			t.Errorf("on %s: exit %d, out %q\n%s", h.name, code, out, errs)
+		}
+		h.must(http.MethodDelete, "/v2/keys/py?recursive=true", "")
+	}
+}
+
+// TestStockEtcdctlOnMembers drives the verbs of etcdctl that look at the cluster and change it.
+func TestStockEtcdctlOnMembers(t *testing.T) {
+	ctl := tool(t, "etcdctl")
+	c := newCluster(t, 3, 1)
+	env := []string{"ETCDCTL_API=2", "ETCDCTL_ENDPOINTS=" + c.proxies[0].etcd()}
+	run := func(args ...string) (string, int) {
+		out, errs, code := sh(t, env, "", append([]string{ctl}, args...)...)
+		return out + errs, code
+	}
+	out, code := run("cluster-health")
+	if code != 0 || strings.Count(out, "is healthy: got healthy result from") != 3 || !strings.Contains(out, "cluster is healthy") {
+		t.Errorf("cluster-health: exit %d\n%s", code, out)
+	}
+	out, code = run("member", "list")
+	if code != 0 || strings.Count(out, "isLeader=true") != 1 || strings.Count(out, "\n") != 3 {
+		t.Errorf("member list: exit %d\n%s", code, out)
+	}
+	var added string
+	eventually(t, 20*time.Second, "a member can be added", func() bool { // not before the servers have been connected for some seconds
+		added, code = run("member", "add", "s9", "http://127.0.0.99:8300")
+		return code == 0
+	})
+	id := ""
+	for _, line := range strings.Split(added, "\n") {
+		if rest, ok := strings.CutPrefix(line, "Added member named s9 with ID "); ok {
+			id, _, _ = strings.Cut(rest, " ")
+		}
+	}
+	if id == "" || !strings.Contains(added, `ETCD_INITIAL_CLUSTER_STATE="existing"`) {
+		t.Fatalf("member add: %s", added)
+	}
+	eventually(t, 10*time.Second, "the new member is listed", func() bool { // any server answers, each from what it has been told
+		out, code = run("member", "list")
+		return code == 0 && strings.Contains(out, id+"[unstarted]: peerURLs=http://127.0.0.99:8300")
+	})
+	if out, code = run("member", "update", id, "http://127.0.0.98:8300"); code != 0 || out != "Updated member with ID "+id+" in cluster\n" {
+		t.Errorf("member update: exit %d\n%s", code, out)
+	}
+	if out, code = run("member", "remove", id); code != 0 || out != "Removed member "+id+" from cluster\n" {
+		t.Errorf("member remove: exit %d\n%s", code, out)
+	}
+	if out, code = run("member", "remove", id); code != 1 {
+		t.Errorf("member remove of nobody: exit %d\n%s", code, out)
+	}
+	victim := c.leader()
+	victim.kill()
+	eventually(t, 20*time.Second, "a dead server shows", func() bool {
+		out, code = run("cluster-health")
+		return code == 5 && strings.Contains(out, "cluster is degraded")
+	})
+	victim.start()
+	c.ready(victim)
+	eventually(t, 20*time.Second, "all is well again", func() bool {
+		out, code = run("cluster-health")
+		return code == 0
+	})
+}
