@@ -323,6 +323,13 @@ func (a *Agent) startCluster(ctx context.Context) error {
 				a.log.Error("the keeper of sessions has ended", "error", err)
 			}
 		})
+		a.raft.OnLeader("coordinates", func(ctx context.Context) {
+			for ctx.Err() == nil {
+				if err := a.consul.CoordinateUpdates().Run(ctx); err != nil && rest(ctx, time.Second) {
+					a.log.Warn("writing coordinates failed, trying again with the next", "error", err)
+				}
+			}
+		})
 		a.raft.OnLeader("root certificate", func(ctx context.Context) {
 			if err := a.consul.EnsureRoot(ctx); err != nil && ctx.Err() == nil {
 				a.log.Error("making the root certificate", "error", err)

@@ -173,6 +173,9 @@ type Config struct {
 	// that old. Default: 0.
 	DiscoveryMaxStale time.Duration `key:"discovery_max_stale"`
 
+	// DisableCoordinates ends the estimation of round-trip times, and with it ?near and /v1/coordinate. Default: false.
+	DisableCoordinates bool `key:"disable_coordinates"`
+
 	// SessionTTLMin is the shortest TTL a session may ask for. Default: 10s.
 	SessionTTLMin time.Duration `key:"session_ttl_min"`
 

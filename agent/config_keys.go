@@ -21,7 +21,7 @@ var ignored = map[string]string{
 	"autopilot.disable_upgrade_migration": noNeed, "autopilot.redundancy_zone_tag": noNeed, "autopilot.upgrade_version_tag": noNeed,
 	"cache": noNeed, "cloud": noMesh, "config_entries": noMesh, "connect.ca_config.provider": noMesh, "connect.ca_provider": noMesh,
 	"connect.enable_mesh_gateway_wan_federation": noMesh, "connect.enable_serverless_plugin": noMesh, "connect.test_ca_leaf_root_change_spread": noMesh,
-	"disable_anonymous_signature": noNeed, "disable_coordinates": notYet, "disable_host_node_id": noNeed,
+	"disable_anonymous_signature": noNeed, "disable_host_node_id": noNeed,
 	"disable_http_unprintable_char_filter": noNeed, "disable_remote_exec": noNeed, "disable_update_check": noNeed,
 	"dns_config.cache_max_age": noNeed, "dns_config.prefer_namespace": noNeed, "dns_config.use_cache": noNeed,
 	"enable_agent_tls_for_checks": notYet, "enable_central_service_config": noMesh, "enable_syslog": noLogFile,

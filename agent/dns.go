@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/api"
+	"github.com/musterhq/muster/api/consul"
 	"github.com/musterhq/muster/catalog"
 	"github.com/musterhq/muster/dnsserver"
 	"github.com/musterhq/muster/kv"
@@ -56,6 +57,7 @@ func (a *Agent) startDNS() error {
 			}
 			return a.tree.Snap()
 		})
+		tree.SortNear(a.consul.SortNear)
 		src, conf.Places = tree, tree.Place
 	} else {
 		follow, err := dnsserver.NewFollowSource(dnsserver.FollowConfig{Fetch: a.fetch, Logger: a.log.Named("dns")})
@@ -134,9 +136,14 @@ func (a *Agent) fetch(ctx context.Context, path string, q url.Values) (io.ReadCl
 	if err != nil {
 		return nil, 0, err
 	}
+	req.Header[consul.NodeHeader] = []string{a.cfg.NodeName}
 	resp, err := a.relay.RoundTrip(req, proxy.Any)
 	if err != nil {
 		return nil, 0, err
+	}
+	if resp.StatusCode == http.StatusNotFound {
+		resp.Body.Close()
+		return nil, 0, dnsserver.ErrMissing
 	}
 	if resp.StatusCode != http.StatusOK {
 		b, _ := io.ReadAll(io.LimitReader(resp.Body, 200))

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/hashicorp/serf/coordinate"
+
 	"github.com/musterhq/muster/api/consul"
 	"github.com/musterhq/muster/internal/version"
 	"github.com/musterhq/muster/membership"
@@ -106,7 +108,7 @@ func (l local) Reload(context.Context) error { return l.Agent.Reload() }
 // Self implements consul.LocalInfo.
 func (l local) Self(context.Context) consul.AgentSelf {
 	node := l.node()
-	return consul.AgentSelf{
+	self := consul.AgentSelf{
 		Config: consul.AgentSelfConfig{
 			Datacenter: l.cfg.Datacenter, PrimaryDatacenter: l.cfg.Datacenter, NodeName: l.cfg.NodeName, NodeID: l.id,
 			Revision: version.Revision(), Server: l.cfg.Server, Version: version.Consul,
@@ -116,6 +118,10 @@ func (l local) Self(context.Context) consul.AgentSelf {
 		Stats:       l.stats(),
 		Meta:        node.Meta,
 	}
+	if c, ok := l.pool.Coordinate(l.cfg.NodeName); ok {
+		self.Coord = c
+	}
+	return self
 }
 
 // debugConfig is the configuration without secrets, and what of it clients look for under Consul's names.
@@ -188,4 +194,12 @@ func (a *Agent) Reload() error {
 	a.log.SetLevel(hclogLevel(cfg.LogLevel))
 	a.log.Info("configuration reloaded")
 	return nil
+}
+
+// coordinates tells the dialect where members stand; nil when that is turned off.
+func (a *Agent) coordinates() func(string) (*coordinate.Coordinate, bool) {
+	if a.cfg.DisableCoordinates {
+		return nil
+	}
+	return a.pool.Coordinate
 }

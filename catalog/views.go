@@ -15,6 +15,7 @@ import (
 //	v/d/<node>                 *Node, for the list of nodes, undisturbed by what happens below a node
 //	v/i/<node id>              *Node, by ID
 //	v/x/<session id>           *Session, by id
+//	v/q/{i,n,t}/<id or name>   *Query, by id, by name, and templates by name
 //	v/c/<node>/<check>         string, id of the service that has the check, unless the check's id says so itself
 func instancePath(service, nodeSeg, idSeg string) string {
 	return "v/s/" + fold(service) + "/" + nodeSeg + "%," + idSeg
@@ -31,12 +32,15 @@ type serviceTags struct {
 	tags []string // of all its instances, sorted
 }
 
-// Decode turns a record below n/ into a *Node, *Service, *Check, *Session or *Tombstone, according to its path. Their Created
+// Decode turns a record below n/ or q/ into a *Node, *Service, *Check, *Session, *Tombstone or *Query, according to its path. Their Created
 // and Modified are filled in by Derive, which sees the entry. Values elsewhere have no record. An error means that
 // the value, or the path, is none of this package's.
 func (Views) Decode(path string, value string) (any, error) {
 	rest, ok := strings.CutPrefix(path, "n/")
 	if !ok {
+		if id, ok := strings.CutPrefix(path, "q/"); ok && !strings.Contains(id, "/") {
+			return orError(decodeQuery(value))
+		}
 		return nil, nil
 	}
 	_, kind, id, sub, check := splitRecord(rest)
@@ -46,6 +50,8 @@ func (Views) Decode(path string, value string) (any, error) {
 	case id == "":
 	case kind == "l" && sub == "":
 		return orError(decodeSession(value))
+	case kind == "l" && sub == "q" && check != "":
+		return orError(decodeQuery(value))
 	case kind == "g" && sub == "":
 		return orError(decodeTombstone(value))
 	case kind == "s" && sub == "":
@@ -87,6 +93,7 @@ func (Views) Derive(tx kv.ViewTx, changed []string) {
 	for service, delta := range d.tags {
 		d.serviceTags(service, delta)
 	}
+	queryViews(tx, d.gone, d.come)
 }
 
 // deriver is one run of Derive.
@@ -95,6 +102,8 @@ type deriver struct {
 	work []nodeWork
 	at   map[string]int // place in work by node; nil while there is only one
 	tags map[string]*tagDelta
+
+	gone, come []*Query // prepared queries as they were and are
 }
 
 // nodeWork is what has to be looked at on one node. Names in it are path segments.
@@ -121,6 +130,9 @@ func (d *deriver) note(path string) {
 	}
 	rest, ok := strings.CutPrefix(path, "n/")
 	if !ok {
+		if path[0] == 'q' {
+			d.noteQuery(path)
+		}
 		return
 	}
 	node, kind, id, _, _ := splitRecord(rest)
@@ -192,6 +204,9 @@ func (d *deriver) node(w *nodeWork) {
 	}
 	for _, id := range sessions {
 		d.session(w, id)
+		was, _ := child(w.prev, "l", id).Child("q")
+		is, _ := child(w.cur, "l", id).Child("q")
+		d.noteQueries(was, is)
 	}
 }
 

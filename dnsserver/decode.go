@@ -2,6 +2,8 @@ package dnsserver
 
 import (
 	"encoding/json"
+	"strings"
+	"time"
 
 	"github.com/musterhq/muster/catalog"
 )
@@ -37,6 +39,10 @@ func decodeService(body []byte, index uint64) (value, error) {
 	if err := json.Unmarshal(body, &list); err != nil {
 		return value{}, err
 	}
+	return value{answer: answerOf(list, index), missing: len(list) == 0}, nil
+}
+
+func answerOf(list []entryJSON, index uint64) *Answer {
 	a := &Answer{Index: index, Instances: make([]*catalog.Instance, 0, len(list))}
 	for _, e := range list {
 		status := catalog.Passing
@@ -52,7 +58,28 @@ func decodeService(body []byte, index uint64) (value, error) {
 			Status: status,
 		})
 	}
-	return value{answer: a, missing: len(list) == 0}, nil
+	return a
+}
+
+// decodeQuery reads the answer of /v1/query/<name>/execute. The server has sorted or shuffled the instances.
+func decodeQuery(body []byte, index uint64) (value, error) {
+	var found struct {
+		Service string
+		Nodes   []entryJSON
+		DNS     struct{ TTL string }
+	}
+	if err := json.Unmarshal(body, &found); err != nil {
+		return value{}, err
+	}
+	q := &QueryAnswer{Answer: *answerOf(found.Nodes, index), Service: strings.ToLower(found.Service), Ordered: true}
+	if found.DNS.TTL != "" {
+		ttl, err := time.ParseDuration(found.DNS.TTL)
+		if err != nil {
+			return value{}, err
+		}
+		q.TTL = &ttl
+	}
+	return value{query: q}, nil
 }
 
 // worse of two statuses; one nobody knows counts as critical.

@@ -111,16 +111,21 @@ type value struct {
 	answer  *Answer
 	node    *catalog.Node
 	owner   Owner
+	query   *QueryAnswer
 	names   map[string]bool // of a list of all names
 	missing bool            // nothing is there
 	stale   bool
 }
+
+// ErrMissing is what a Fetch returns when the cluster says that there is no such thing.
+var ErrMissing = errors.New("dns: there is no such thing")
 
 // Kinds of items, the beginning of their keys.
 const (
 	followService = "s/"
 	followNode    = "n/"
 	followOwner   = "r/"
+	followQuery   = "q/"
 )
 
 // newItem makes the item for key, nil if there is no such kind.
@@ -135,6 +140,9 @@ func newItem(key string) *item {
 	case followOwner:
 		it.path, it.decode = "/v1/catalog/nodes", decodeOwner
 		it.query = url.Values{"filter": {"Address == " + strconv.Quote(name)}}
+	case followQuery:
+		it.path, it.decode = "/v1/query/"+url.PathEscape(name)+"/execute", decodeQuery
+		it.query = url.Values{"connect": {"false"}}
 	case followDirectory:
 		it.follow = true
 		if key == allServices {
@@ -146,6 +154,17 @@ func newItem(key string) *item {
 		return nil
 	}
 	return it
+}
+
+// fresh is how long the answer to a question that is not followed is good.
+func (v *value) fresh() time.Duration {
+	switch {
+	case v.query != nil && v.query.TTL != nil:
+		return max(time.Second, *v.query.TTL)
+	case v.owner == (Owner{}):
+		return time.Second
+	}
+	return reverseFresh
 }
 
 // Service implements Source.
@@ -164,6 +183,16 @@ func (f *FollowSource) Node(ctx context.Context, name string) (*catalog.Node, bo
 		return nil, false, err
 	}
 	return v.node, v.stale, nil
+}
+
+// Query implements Source. An answer is good for as long as the query's own TTL says, a second at least; when the cluster
+// cannot be reached, for ever.
+func (f *FollowSource) Query(ctx context.Context, name string) (*QueryAnswer, error) {
+	v, err := f.get(ctx, followQuery+name)
+	if err != nil {
+		return nil, err
+	}
+	return v.query, nil
 }
 
 // Servers implements Source.
@@ -342,7 +371,7 @@ func (f *FollowSource) loop(ctx context.Context, it *item) {
 		}
 		result()
 		if !it.follow {
-			pause(ctx, reverseFresh)
+			pause(ctx, v.fresh())
 			return
 		}
 		if got == index && time.Since(began) < time.Second || got == 0 {
@@ -367,6 +396,9 @@ func (f *FollowSource) fetch(ctx context.Context, it *item, index uint64) (*valu
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	body, got, err := f.cfg.Fetch(ctx, it.path, query)
+	if errors.Is(err, ErrMissing) {
+		return &value{missing: true}, 1, nil
+	}
 	if err != nil {
 		return nil, 0, err
 	}
@@ -409,6 +441,11 @@ func (it *item) goStale() {
 		a := *old.answer
 		a.Stale = true
 		old.answer = &a
+	}
+	if old.query != nil {
+		a := *old.query
+		a.Stale = true
+		old.query = &a
 	}
 	it.now.CompareAndSwap(v, &old)
 }

@@ -74,6 +74,8 @@ func (l *lookup) run(ctx context.Context, q question) (*reply, error) {
 			return l.missing(q.domain), nil
 		}
 		return l.service(ctx, q)
+	case kindQuery:
+		return l.query(ctx, q)
 	case kindNode:
 		return l.node(ctx, q)
 	case kindAddr:
@@ -101,16 +103,49 @@ func (l *lookup) service(ctx context.Context, q question) (*reply, error) {
 		rep.stale = a.Stale
 		return rep, nil
 	}
-	ttl := l.st.ttls.of(q.name)
+	return l.instances(ctx, q, a, ins, l.st.ttls.of(q.name)), nil
+}
+
+// query answers with the instances that a prepared query finds. No packed form is kept: they are found anew each time.
+func (l *lookup) query(ctx context.Context, q question) (*reply, error) {
+	a, err := l.src.Query(ctx, q.name)
+	if err != nil {
+		return nil, err
+	}
+	if a == nil || len(a.Instances) == 0 {
+		rep := l.missing(q.domain)
+		rep.stale = a != nil && a.Stale
+		return rep, nil
+	}
+	ttl := l.st.ttls.of(a.Service)
+	if a.TTL != nil {
+		if own, err := ttlSeconds(q.name, *a.TTL); err == nil {
+			ttl = own
+		}
+	}
+	inner := *l
+	if a.Ordered {
+		inner.asker = place{} // the query's own idea of near counts
+	}
+	rep := inner.instances(ctx, q, &a.Answer, a.Instances, ttl)
+	rep.set = nil
+	if a.Ordered && rep.order != nil {
+		rep.order = &order{fixed: true}
+	}
+	return rep, nil
+}
+
+// instances answers with those that were chosen.
+func (l *lookup) instances(ctx context.Context, q question, a *Answer, ins []*catalog.Instance, ttl uint32) *reply {
 	if l.qtype == dns.TypeSRV {
-		return l.srv(ctx, q, a, ins, ttl), nil
+		return l.srv(ctx, q, a, ins, ttl)
 	}
 	var groups []group
 	switch l.qtype {
 	case dns.TypeSVCB, dns.TypeHTTPS:
 		groups = svcbGroups(ins, l.qname, naming{l.st.zones.dc, q.domain}, l.qtype, ttl, l.asker)
 		if len(groups) > 0 {
-			return &reply{groups: groups, order: l.order(groups, q), stale: a.Stale}, nil
+			return &reply{groups: groups, order: l.order(groups, q), stale: a.Stale}
 		}
 	case dns.TypeA, dns.TypeAAAA, dns.TypeANY, dns.TypeTXT, dns.TypeCNAME:
 		var any bool
@@ -120,13 +155,13 @@ func (l *lookup) service(ctx context.Context, q question) (*reply, error) {
 			groups = nil
 		}
 		if !any && host != "" {
-			return &reply{groups: []group{l.chain(ctx, host, ttl)}, stale: a.Stale}, nil
+			return &reply{groups: []group{l.chain(ctx, host, ttl)}, stale: a.Stale}
 		}
 	}
 	if len(groups) == 0 {
-		return l.empty(q.domain), nil
+		return l.empty(q.domain)
 	}
-	return &reply{groups: groups, order: l.order(groups, q), stale: a.Stale, set: &set{answer: a, question: q}}, nil
+	return &reply{groups: groups, order: l.order(groups, q), stale: a.Stale, set: &set{answer: a, question: q}}
 }
 
 func (l *lookup) srv(ctx context.Context, q question, a *Answer, ins []*catalog.Instance, ttl uint32) *reply {

@@ -17,6 +17,7 @@ const (
 	kindService
 	kindNode
 	kindAddr
+	kindQuery
 	kindVirtual // a form that exists and never has an answer here
 	kindPTR     // a reverse name; addr is not valid when it names no single address
 )
@@ -24,7 +25,7 @@ const (
 // question is a parsed name.
 type question struct {
 	kind    kind
-	name    string // service or node, lower case; the dots of a node name are kept
+	name    string // service, node or query, lower case; the dots of a node name are kept
 	tag     string // lower case, "" = any
 	addr    netip.Addr
 	domain  string // the zone asked, lower case, with final dot
@@ -105,8 +106,14 @@ func (z *zones) family(word string, left, right []string, none question) questio
 	case "node":
 		q.kind = kindNode
 		q.name = strings.Join(left, ".")
+	case "query":
+		q.kind = kindQuery
+		q.name = strings.Join(left, ".")
+		if len(left) == 2 && underscored(left[0]) && underscored(left[1]) {
+			q.name = left[0][1:]
+		}
 	}
-	return q // connect, ingress and query have nothing here: none
+	return q // connect and ingress have nothing here: none
 }
 
 // short reads _service._tag[.dc], the form of RFC 2782 without the word "service".

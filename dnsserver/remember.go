@@ -18,6 +18,7 @@ type saved struct {
 	Key       string
 	Instances []*catalog.Instance `json:",omitempty"`
 	Node      *catalog.Node       `json:",omitempty"`
+	Query     *QueryAnswer        `json:",omitempty"`
 	Index     uint64              `json:",omitempty"`
 }
 
@@ -31,6 +32,8 @@ func (f *FollowSource) Save(w io.Writer) error {
 		v := it.now.Load()
 		switch {
 		case v == nil || v.missing || v.names != nil:
+		case v.query != nil:
+			list = append(list, saved{Key: key, Query: v.query})
 		case v.answer != nil:
 			list = append(list, saved{Key: key, Instances: v.answer.Instances, Index: v.answer.Index})
 		case v.node != nil:
@@ -83,7 +86,7 @@ func (s *saved) restore() (*item, value, error) {
 	v := value{stale: true}
 	it := newItem(s.Key)
 	switch {
-	case it == nil || !it.follow || strings.HasPrefix(s.Key, followDirectory):
+	case it == nil || !it.follow && !strings.HasPrefix(s.Key, followQuery) || strings.HasPrefix(s.Key, followDirectory):
 		return nil, v, fmt.Errorf("key %q is of no known kind", s.Key)
 	case strings.HasPrefix(s.Key, followNode):
 		if v.node = s.Node; v.node == nil {
@@ -91,10 +94,19 @@ func (s *saved) restore() (*item, value, error) {
 		}
 		return it, v, nil
 	}
+	if strings.HasPrefix(s.Key, followQuery) {
+		if v.query = s.Query; v.query == nil {
+			return nil, v, fmt.Errorf("key %q without what the query found", s.Key)
+		}
+		s.Instances = v.query.Instances
+	}
 	for _, in := range s.Instances {
 		if in == nil || in.Node == nil || in.Service == nil {
 			return nil, v, fmt.Errorf("key %q with an incomplete instance", s.Key)
 		}
+	}
+	if v.query != nil {
+		return it, v, nil
 	}
 	v.answer = &Answer{Instances: s.Instances, Index: s.Index, Stale: true}
 	return it, v, nil

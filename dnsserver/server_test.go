@@ -453,6 +453,7 @@ func (b broken) Service(context.Context, string) (*Answer, error) { return nil, 
 func (b broken) Node(context.Context, string) (*catalog.Node, bool, error) {
 	return nil, false, b.fail()
 }
+func (b broken) Query(context.Context, string) (*QueryAnswer, error)  { return nil, b.fail() }
 func (b broken) Reverse(context.Context, netip.Addr) (Owner, error)   { return Owner{}, b.fail() }
 func (b broken) Servers(ctx context.Context) ([]*catalog.Node, error) { return nil, b.fail() }
 
@@ -460,7 +461,7 @@ func TestSourceThatFailsIsServfail(t *testing.T) {
 	for _, panics := range []bool{false, true} {
 		s := start(t, contractConfig(), broken{panics})
 		for name, qtype := range map[string]uint16{
-			"web.service.consul.": dns.TypeSRV, "web1.node.consul.": dns.TypeA, "1.0.0.10.in-addr.arpa.": dns.TypePTR, "consul.": dns.TypeNS,
+			"web.service.consul.": dns.TypeSRV, "web.query.consul.": dns.TypeA, "web1.node.consul.": dns.TypeA, "1.0.0.10.in-addr.arpa.": dns.TypePTR, "consul.": dns.TypeNS,
 		} {
 			if r := ask(t, s, "udp", name, qtype, 0); r.Rcode != dns.RcodeServerFailure {
 				t.Errorf("panics %t, %s: %v", panics, name, r)

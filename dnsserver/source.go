@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"time"
 
 	"github.com/musterhq/muster/catalog"
 )
@@ -18,6 +19,8 @@ type Source interface {
 	// it returns the same pointer, which is how packed answers stay valid. A service nobody knows is an Answer
 	// without instances.
 	Service(ctx context.Context, name string) (*Answer, error)
+	// Query executes a prepared query, found by its id or name; nil when there is none.
+	Query(ctx context.Context, name string) (*QueryAnswer, error)
 	// Node returns nil for a node nobody knows; stale as in Answer.
 	Node(ctx context.Context, name string) (n *catalog.Node, stale bool, err error)
 	// Reverse finds whose address it is: a node's first, then a service's. The zero Owner means nobody's.
@@ -31,6 +34,14 @@ type Answer struct {
 	Instances []*catalog.Instance
 	Index     uint64 // of the last change, as the tree counts
 	Stale     bool   // the cluster could not be reached; this is what was known last
+}
+
+// QueryAnswer is what a prepared query found just now. It is immutable.
+type QueryAnswer struct {
+	Answer         // the instances that the query chose, all of them to be shown
+	Service string // whose instances they are
+	Ordered bool   // they come in an order of the query's, nearest first
+	TTL     *time.Duration
 }
 
 // Owner names the node or the service that has an address; one of the two is set.

@@ -40,8 +40,11 @@ func directoryOf(key string) (list, name string) {
 // Without an answer and an error the name exists, or may be asked about.
 func (f *FollowSource) stranger(ctx context.Context, key string) (*value, error) {
 	list, name := directoryOf(key)
-	if list == "" || f.newcomers.Allow() {
+	switch {
+	case list == "" && !strings.HasPrefix(key, followQuery), f.newcomers.Allow():
 		return nil, nil
+	case list == "":
+		return nil, ErrUnreachable // of queries there is no list, and templates have no end of names
 	}
 	all, err := f.get(ctx, list)
 	switch {

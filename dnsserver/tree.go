@@ -3,6 +3,8 @@ package dnsserver
 import (
 	"context"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +22,7 @@ const maxKnown = 16384
 // TreeSource answers from the tree of this server.
 type TreeSource struct {
 	snap func() *kv.Snap
+	near func(s *kv.Snap, node string, list []*catalog.Instance) // nil: distances are not known
 
 	mu       sync.RWMutex
 	services map[string]*known
@@ -83,6 +86,31 @@ func (t *TreeSource) Node(_ context.Context, name string) (*catalog.Node, bool, 
 		return nil, false, nil
 	}
 	return n, false, nil
+}
+
+// SortNear tells how to order instances by their distance from a node, for prepared queries that want it. Call it before
+// the first question.
+func (t *TreeSource) SortNear(f func(s *kv.Snap, node string, list []*catalog.Instance)) { t.near = f }
+
+// Query implements Source. "Near the client" is not known here: such queries are answered in any order.
+func (t *TreeSource) Query(_ context.Context, name string) (*QueryAnswer, error) {
+	s := t.snap()
+	if s == nil {
+		return nil, ErrUnreachable
+	}
+	q, ok := catalog.FindQuery(s, name)
+	if !ok {
+		return nil, nil
+	}
+	a := &QueryAnswer{Answer: Answer{Instances: q.Select(s), Index: s.Index()}, Service: strings.ToLower(q.Service.Service)}
+	if ttl, ok := q.QueryTTL(); ok {
+		a.TTL = &ttl
+	}
+	if near := q.Service.Near; near != "" && near != "_ip" && t.near != nil {
+		a.Instances, a.Ordered = slices.Clone(a.Instances), true
+		t.near(s, near, a.Instances)
+	}
+	return a, nil
 }
 
 // Servers implements Source.

@@ -39,6 +39,7 @@ type Config struct {
 	Tuning        Tuning            // overrides single values of the timing
 	// RejoinAfterLeave keeps the snapshot's addresses after Leave, so that the next Open joins again by itself.
 	RejoinAfterLeave bool
+	NoCoordinates    bool             // do not estimate where members stand in the network, see Coordinate
 	ReconnectTimeout time.Duration    // 0 = DefaultReconnectTimeout
 	ReapTimeout      time.Duration    // 0 = DefaultReapTimeout
 	Logger           hclog.Logger     // nil = silent
@@ -162,6 +163,7 @@ func (c *Config) serfConfig() (*serf.Config, error) {
 	c.Tuning.apply(s.MemberlistConfig)
 	s.NodeName = c.Name
 	s.Tags = c.Tags
+	s.DisableCoordinates = c.NoCoordinates
 	s.UserEventSizeLimit = MaxUserEvent
 	s.MinQueueDepth = s.MaxQueueDepth // grows with the cluster from there
 	s.ReconnectTimeout = c.ReconnectTimeout

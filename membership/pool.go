@@ -101,6 +101,8 @@ type Pool struct {
 	respond   atomic.Pointer[func(string, []byte) []byte]
 	questions chan *serf.Query
 
+	noCoordinates bool
+
 	joinMu sync.Mutex // one Join at a time, so that a refusal finds its Join
 	tagsMu sync.Mutex
 }
@@ -139,7 +141,7 @@ func Open(c Config) (*Pool, error) {
 		log: c.Logger, metrics: c.Metrics,
 		source: make(chan serf.Event, 1024), conflicts: make(chan Member, 16), events: make(chan Event),
 		questions: make(chan *serf.Query, asked),
-		stop:      make(chan struct{}), pumped: make(chan struct{}),
+		stop:      make(chan struct{}), pumped: make(chan struct{}), noCoordinates: c.NoCoordinates,
 	}
 	p.guard = &guard{
 		name: c.Name, id: c.Tags[TagID], dc: c.Tags[TagDatacenter],

@@ -313,6 +313,7 @@ func (a *API) catalogNodes(w http.ResponseWriter, r *http.Request) error {
 				list = append(list, w)
 			}
 		}
+		nearFirst(a, s, r, &q, list, func(n *Node) string { return n.Node })
 		res.value = list
 		return res, nil
 	})
@@ -415,14 +416,23 @@ func (a *API) catalogService(w http.ResponseWriter, r *http.Request) error {
 			res.print, res.value = api.NotFound, bodyEmptyJSON
 			return res, nil
 		}
-		res.body, err = a.bodies.Get(api.BodyKey{Kind: "catalog/service", Name: path, Params: q.shaping()}, res.index, func() ([]byte, error) {
+		list := func() []*ServiceNode {
 			list := []*ServiceNode{}
 			for _, i := range instances {
 				if w := serviceNodeOf(i.Node, i.Service); hasTags(i.Service.Tags, tags) && meta.match(i.Node.Meta) && f.pass(w) {
 					list = append(list, w)
 				}
 			}
-			return encodeJSON(list)
+			return list
+		}
+		if q.has("near") { // distances change without an index
+			sorted := list()
+			nearFirst(a, s, r, &q, sorted, func(n *ServiceNode) string { return n.Node })
+			res.value = sorted
+			return res, nil
+		}
+		res.body, err = a.bodies.Get(api.BodyKey{Kind: "catalog/service", Name: path, Params: q.shaping()}, res.index, func() ([]byte, error) {
+			return encodeJSON(list())
 		})
 		return res, err
 	})

@@ -47,12 +47,18 @@ func newServer(t testing.TB, change ...func(*consul.Config)) (*apitest.Store, *h
 		defer close(ended)
 		_ = a.Sessions().Run(ctx)
 	}()
+	updated := make(chan struct{})
+	go func() {
+		defer close(updated)
+		_ = a.CoordinateUpdates().Run(ctx)
+	}()
 	srv := httptest.NewServer(rt)
 	t.Cleanup(func() {
 		srv.CloseClientConnections()
 		srv.Close()
 		cancel()
 		<-ended
+		<-updated
 		store.Close()
 	})
 	return store, srv
@@ -61,7 +67,7 @@ func newServer(t testing.TB, change ...func(*consul.Config)) (*apitest.Store, *h
 func TestRecordedExchanges(t *testing.T) {
 	const local = "needs the endpoints of the local agent"
 	_, srv := newServer(t)
-	for _, family := range []string{"catalog", "health", "kv", "session", "status", "errors", "txn"} {
+	for _, family := range []string{"catalog", "health", "kv", "session", "status", "errors", "txn", "query"} {
 		consulreplay.Run(t, srv.URL, "../../test/conformance/consul/"+family+".jsonl", consulreplay.Options{
 			Vars: map[string]string{"NODE": nodeName, "NODEID": nodeID, "DC": "dc1", "ADDR": nodeAddr},
 			Skip: map[string]string{
@@ -69,8 +75,9 @@ func TestRecordedExchanges(t *testing.T) {
 				"health-blocking-check-change":     local,
 				"health-filter-errors":             local,
 				"health-tag-and-near":              local,
-				"catalog-unknown-fields":           local + ", of queries and of transactions",
-				"errors-paths-and-methods":         local + " and of queries",
+				"catalog-unknown-fields":           local,
+				"errors-paths-and-methods":         local,
+				"query-execute":                    local,
 				"coordinate":                       "needs coordinates",
 			},
 		})

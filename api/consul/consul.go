@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-metrics"
+	"github.com/hashicorp/serf/coordinate"
 
 	"github.com/musterhq/muster/api"
 )
@@ -43,6 +44,8 @@ type Config struct {
 	Peers        func() []string  // addresses (host:port) of the servers for status/peers; nil = only the leader's
 	Operator     Operator         // the servers; nil = no operator endpoints for them
 	Keyring      Keyring          // the keys of the gossip; nil = no endpoint for them
+	// Coordinate tells where a member stands in the network; nil = coordinates are off.
+	Coordinate func(node string) (*coordinate.Coordinate, bool)
 	// Restore replaces the state of the cluster by the archive in the body of a request; nil = not here. Its errors are
 	// archive.ErrDamaged, *LocalError, or those of the Store.
 	Restore     func(*http.Request) error
@@ -58,6 +61,7 @@ type API struct {
 	log      hclog.Logger
 	bodies   *api.BodyCache
 	sessions *Sessions
+	updates  *CoordinateUpdates
 }
 
 // New makes an API. It starts nothing; see Sessions for the leader's job.
@@ -86,6 +90,7 @@ func New(c Config) *API {
 	return &API{
 		cfg:      c,
 		log:      c.Logger.Named("http"),
+		updates:  newCoordinateUpdates(c.Store),
 		bodies:   api.NewBodyCache(c.CacheBytes),
 		sessions: newSessions(c.Store, c.Logger.Named("session"), c.Metrics),
 	}
@@ -93,6 +98,9 @@ func New(c Config) *API {
 
 // Sessions is the keeper of session TTLs and lock delays; its Run must be a job of the leader.
 func (a *API) Sessions() *Sessions { return a.sessions }
+
+// CoordinateUpdates writes the coordinates of nodes without an agent; its Run must be a job of the leader.
+func (a *API) CoordinateUpdates() *CoordinateUpdates { return a.updates }
 
 // Routes is this dialect's part of the table of routes.
 func (a *API) Routes() []api.Route {
@@ -102,6 +110,8 @@ func (a *API) Routes() []api.Route {
 	rs = append(rs, a.kvRoutes()...)
 	rs = append(rs, a.txnRoutes()...)
 	rs = append(rs, a.snapshotRoutes()...)
+	rs = append(rs, a.queryRoutes()...)
+	rs = append(rs, a.coordinateRoutes()...)
 	rs = append(rs, a.sessionRoutes()...)
 	rs = append(rs, a.statusRoutes()...)
 	rs = append(rs, a.operatorRoutes()...)

@@ -1,6 +1,7 @@
 package consul
 
 import (
+	"encoding/json"
 	"net/http"
 	"strconv"
 
@@ -56,6 +57,9 @@ func (a *API) healthService(w http.ResponseWriter, r *http.Request) error {
 	key := api.BodyKey{Kind: "health/service", Name: path, Params: q.shaping()}
 	return a.answer(w, r, &q, path, func(s *kv.Snap) (result, error) {
 		res := result{index: max(s.IndexOf(path), 1)}
+		if q.has("near") { // distances change without an index
+			return a.healthNear(s, r, &q, name, passing, res)
+		}
 		if res.body = a.bodies.Lookup(key, res.index); res.body != nil {
 			return res, nil
 		}
@@ -73,21 +77,50 @@ func (a *API) encodeHealth(s *kv.Snap, q *read, key api.BodyKey, name string, pa
 		res.print, res.value = api.NotFound, bodyEmptyJSON
 		return res, nil
 	}
-	tags, meta := q.all("tag"), q.nodeMeta()
 	res.body, err = a.bodies.Get(key, res.index, func() ([]byte, error) {
-		b := append(make([]byte, 0, 1024*len(instances)), '[')
-		for _, i := range instances {
-			if passing && i.Status != catalog.Passing || !hasTags(i.Service.Tags, tags) || !meta.match(i.Node.Meta) {
-				continue
-			}
-			if f != nil && !f.pass(&ServiceEntry{nodeOf(i.Node), nodeServiceOf(i.Service), healthChecksOf(i.Checks)}) {
-				continue
-			}
-			b = appendEntry(b, i)
-		}
-		return append(b, ']'), nil
+		return encodeEntries(selectHealthy(instances, q, f, passing)), nil
 	})
 	return res, err
+}
+
+// healthNear is encodeHealth in order of distance, which is not kept.
+func (a *API) healthNear(s *kv.Snap, r *http.Request, q *read, name string, passing bool, res result) (result, error) {
+	f, err := newFilter[ServiceEntry](q.get("filter"))
+	if err != nil {
+		return res, err
+	}
+	instances := catalog.Instances(s, name)
+	if len(instances) == 0 {
+		res.print = api.NotFound
+	}
+	list := selectHealthy(instances, q, f, passing)
+	nearFirst(a, s, r, q, list, func(i *catalog.Instance) string { return i.Node.Name })
+	res.value = json.RawMessage(encodeEntries(list))
+	return res, nil
+}
+
+// selectHealthy gives those of the instances that the query wants, in a list of their own.
+func selectHealthy(instances []*catalog.Instance, q *read, f *filter[ServiceEntry], passing bool) []*catalog.Instance {
+	tags, meta := q.all("tag"), q.nodeMeta()
+	list := make([]*catalog.Instance, 0, len(instances))
+	for _, i := range instances {
+		if passing && i.Status != catalog.Passing || !hasTags(i.Service.Tags, tags) || !meta.match(i.Node.Meta) {
+			continue
+		}
+		if f != nil && !f.pass(&ServiceEntry{nodeOf(i.Node), nodeServiceOf(i.Service), healthChecksOf(i.Checks)}) {
+			continue
+		}
+		list = append(list, i)
+	}
+	return list
+}
+
+func encodeEntries(list []*catalog.Instance) []byte {
+	b := append(make([]byte, 0, 1024*len(list)), '[')
+	for _, i := range list {
+		b = appendEntry(b, i)
+	}
+	return append(b, ']')
 }
 
 func (a *API) healthChecks(w http.ResponseWriter, r *http.Request) error {
@@ -152,6 +185,9 @@ func (a *API) checkList(w http.ResponseWriter, r *http.Request, path string, byM
 				out = append(out, v)
 				p.add(c.Node+"\x00"+c.ID, c.Modified)
 			}
+		}
+		if byMeta { // the same routes
+			nearFirst(a, s, r, &q, out, func(c *HealthCheck) string { return c.Node })
 		}
 		if res.value = out; coarse {
 			res.print = p.sum()

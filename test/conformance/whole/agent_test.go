@@ -147,9 +147,6 @@ func TestFlatDialect(t *testing.T) {
 			h, skip := at(t), with(departures, more)
 			for _, file := range recordings(t, "consul") {
 				t.Run(family(file), func(t *testing.T) {
-					if why := notOffered[family(file)]; why != "" {
-						t.Skip(why)
-					}
 					consulreplay.Run(t, strings.TrimSuffix(h.URL("/"), "/"), file, consulreplay.Options{Skip: skip})
 				})
 			}
@@ -159,19 +156,12 @@ func TestFlatDialect(t *testing.T) {
 	t.Run("proxy", replay(proxy, map[string]string{
 		"agent-misc":        "recorded in a cluster of one member",
 		"health-node-agent": "recorded in a cluster of one member",
+		"coordinate":        "the servers are listed, not the proxy that was asked",
 	}))
-}
-
-// notOffered are the families of endpoints that Muster does not have.
-var notOffered = map[string]string{
-	"query": "prepared queries are not offered",
 }
 
 // departures are the cases that Muster answers otherwise, with the reason.
 var departures = map[string]string{
-	"catalog-unknown-fields":   "asks for prepared queries too",
-	"errors-paths-and-methods": "asks for prepared queries too",
-	"coordinate":               "network coordinates are not offered",
 	// The rest of the case, a query woken by its check, is tested in test/cluster.
 	"health-blocking-check-change": "a service and its check, written together, have two indexes one after the other",
 }
@@ -190,11 +180,9 @@ func TestDeparturesExist(t *testing.T) {
 			known[c.Name] = true
 		}
 	}
-	for _, list := range []map[string]string{notOffered, departures} {
-		for name, why := range list {
-			if !known[name] || why == "" {
-				t.Errorf("%q (%s) names nothing in the recordings, or has no reason", name, why)
-			}
+	for name, why := range departures {
+		if !known[name] || why == "" {
+			t.Errorf("%q (%s) names nothing in the recordings, or has no reason", name, why)
 		}
 	}
 }
