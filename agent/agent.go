@@ -16,7 +16,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,10 +26,8 @@ import (
 	"github.com/musterhq/muster/api"
 	"github.com/musterhq/muster/api/consul"
 	"github.com/musterhq/muster/api/etcd"
-	"github.com/musterhq/muster/catalog"
 	"github.com/musterhq/muster/consensus"
 	"github.com/musterhq/muster/dnsserver"
-	"github.com/musterhq/muster/internal/version"
 	"github.com/musterhq/muster/kv"
 	"github.com/musterhq/muster/membership"
 	"github.com/musterhq/muster/peer"
@@ -136,9 +133,9 @@ func (a *Agent) open(ctx context.Context) error {
 	}{
 		{"data directory", a.openIdentity},
 		{"metrics", a.openTelemetry},
-		{"", a.openPort},                   // before raft, which talks through it
-		{"", a.openTree},                   // before gossip, whose events become writes
-		{"local registry", a.openRegistry}, // before gossip: checks of the last run are known when we are seen
+		{"", a.openPort},                              // before raft, which talks through it
+		{"", func() error { return a.openTree(ctx) }}, // before gossip, whose events become writes
+		{"local registry", a.openRegistry},            // before gossip: checks of the last run are known when we are seen
 		{"", a.openGossip},
 		{"routes", a.openRoutes}, // before any listener that uses them
 		{"DNS", a.startDNS},
@@ -230,18 +227,21 @@ func (a *Agent) serveRelayed(w http.ResponseWriter, r *http.Request) {
 }
 
 // openTree opens the replicated tree on a server.
-func (a *Agent) openTree() error {
+func (a *Agent) openTree(ctx context.Context) error {
 	if !a.cfg.Server {
 		a.store = noStore{}
 		return nil
 	}
-	a.tree = kv.New(kv.Options{
-		Deriver: catalog.Views{}, Version: version.Version, HistoryEvents: a.cfg.WatchHistoryEvents, HistoryBytes: a.cfg.WatchHistoryBytes,
-	})
+	if a.cfg.ForceNewCluster {
+		if err := a.forceNewCluster(ctx); err != nil {
+			return err
+		}
+	}
+	a.tree = newTree(&a.cfg)
 	a.onStop("tree", func(context.Context) error { a.tree.Close(); return nil })
 	dir := ""
 	if a.cfg.DataDir != "" {
-		dir = filepath.Join(a.cfg.DataDir, "raft")
+		dir = raftDir(a.cfg.DataDir)
 	}
 	node, err := consensus.Open(consensus.Config{
 		ID: a.id, Name: a.cfg.NodeName, Addr: a.cfg.Advertised(), Dir: dir, Tree: a.tree,
@@ -250,6 +250,9 @@ func (a *Agent) openTree() error {
 		SnapshotThreshold: uint64(a.cfg.RaftSnapshotThreshold), SnapshotInterval: a.cfg.RaftSnapshotInterval,
 		TrailingLogs: uint64(a.cfg.RaftTrailingLogs),
 	})
+	if errors.Is(err, consensus.ErrBackup) {
+		return fmt.Errorf("data directory %s: %w; start it once with -force-new-cluster", a.cfg.DataDir, err)
+	}
 	if err != nil {
 		return err
 	}

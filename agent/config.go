@@ -42,6 +42,10 @@ type Config struct {
 	// profiles. Default: false.
 	DevMode bool
 
+	// ForceNewCluster (only by -force-new-cluster or MUSTER_FORCE_NEW_CLUSTER) makes a cluster of this server alone out
+	// of the data it has, or out of a backup: the way back after the loss of a quorum. Default: false.
+	ForceNewCluster bool
+
 	// Server makes this agent a server: a member of the consensus that holds the data. Otherwise it is a proxy.
 	// Default: false.
 	Server bool `key:"server" flag:"server" usage:"be a server: hold the data and vote"`

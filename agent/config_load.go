@@ -48,6 +48,7 @@ func LoadPaths(paths []string, format string) (Config, []Warning, error) {
 type loader struct {
 	dev       bool
 	change    func(*Config) // of the defaults
+	force     bool          // -force-new-cluster
 	paths     []string
 	format    string
 	fragments []string
@@ -89,6 +90,7 @@ func (l *loader) finish(given []setting) (Config, []Warning, error) {
 	if l.change != nil {
 		l.change(&c)
 	}
+	c.ForceNewCluster = l.force
 	c.origins = map[string]string{}
 	for _, path := range l.paths {
 		l.path(&c, path)
@@ -239,6 +241,10 @@ func (l *loader) flags(usage io.Writer) *flag.FlagSet {
 	}
 	add("dev", "one server in memory on 127.0.0.1, for trying out", true, func(s string) (err error) {
 		l.dev, err = strconv.ParseBool(s)
+		return err
+	})
+	add("force-new-cluster", "make a cluster of this one server out of the data it has, or of a backup; once", true, func(s string) (err error) {
+		l.force, err = strconv.ParseBool(s)
 		return err
 	})
 	addPath := func(s string) error { l.paths = append(l.paths, s); return nil }

@@ -144,6 +144,9 @@ func (v *validator) role() {
 	} else if c.Bootstrap && c.BootstrapExpect > 0 {
 		v.bad("bootstrap_expect", "'bootstrap_expect > 0' and 'bootstrap = true' are mutually exclusive")
 	}
+	if c.ForceNewCluster && (!c.Server || c.DataDir == "") {
+		v.bad("force_new_cluster", "is for a server with a data directory")
+	}
 	if !c.Server && (c.Bootstrap || c.BootstrapExpect > 0) {
 		key := "bootstrap"
 		if !c.Bootstrap {

@@ -10,6 +10,9 @@ import (
 	"github.com/hashicorp/go-uuid"
 )
 
+// nodeIDFile holds the UUID of the machine, in the data directory.
+const nodeIDFile = "node-id"
+
 // identity gives this machine's UUID: the configured one, else that of the file node-id in the data directory,
 // made at the first start. Without a data directory it is new at each start.
 func identity(cfg *Config) (string, error) {
@@ -19,7 +22,7 @@ func identity(cfg *Config) (string, error) {
 		}
 		return uuid.GenerateUUID()
 	}
-	file := filepath.Join(cfg.DataDir, "node-id")
+	file := filepath.Join(cfg.DataDir, nodeIDFile)
 	b, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", err

@@ -129,6 +129,10 @@ var (
 	ErrHasState = errors.New("consensus: this server already belongs to a cluster")
 	// ErrDataDir: the data directory belongs to another node, another cluster, another format, or a running process.
 	ErrDataDir = errors.New("consensus: data directory refused")
+	// ErrInUse: the data directory is locked by a running process. Wrapped together with ErrDataDir.
+	ErrInUse = errors.New("in use by another process")
+	// ErrBackup: the data directory is a backup, which has no members; Recover makes a cluster of it.
+	ErrBackup = errors.New("consensus: this data directory is a backup without members")
 )
 
 // NotLeaderError says who leads. It wraps ErrNotLeader, and ErrNoLeader as well when nobody is known to lead.

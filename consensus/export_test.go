@@ -3,7 +3,10 @@ package consensus
 import (
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/musterhq/muster/kv"
 )
 
 // ReloadTiming makes a running follower wait so long for its leader.
@@ -15,4 +18,19 @@ func (n *Node) ReloadTiming(heartbeat time.Duration) {
 	if err != nil {
 		panic(err)
 	}
+}
+
+// LoadUpTo reads the directory of a stopped node up to a log entry.
+func LoadUpTo(dir string, tree *kv.Tree, end uint64) (State, error) {
+	id, err := readIdentity(dir)
+	if err != nil {
+		return State{}, err
+	}
+	d, err := openDir(dir, id.NodeID)
+	if err != nil {
+		return State{}, err
+	}
+	defer d.close()
+	st, _, err := load(d, tree, end, hclog.NewNullLogger())
+	return st, err
 }

@@ -26,6 +26,7 @@ type identity struct {
 	Format    int    `json:"format"`
 	NodeID    string `json:"node_id"`
 	ClusterID string `json:"cluster_id,omitempty"` // once known
+	Recovered string `json:"recovered,omitempty"`  // the cluster that Recover made of this directory
 }
 
 // dataDir is an opened, locked data directory; the zero value with dir "" stands for memory.
@@ -54,7 +55,7 @@ func openDir(dir, nodeID string) (_ *dataDir, err error) {
 		return nil, fmt.Errorf("consensus: data directory: %w", err)
 	}
 	if err := lock(d.lock); err != nil {
-		return nil, fmt.Errorf("%w: %s is in use by another process: %w", ErrDataDir, dir, err)
+		return nil, fmt.Errorf("%w: %s is %w: %w", ErrDataDir, dir, ErrInUse, err)
 	}
 	if err := d.check(); err != nil {
 		return nil, err

@@ -3,8 +3,6 @@ package consensus
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
-	"strconv"
 	"sync"
 	"time"
 
@@ -111,7 +109,7 @@ func (n *Node) raftCall(ctx context.Context, f func() error) error {
 // nameCluster gives a new cluster its id.
 func (n *Node) nameCluster(ctx context.Context) {
 	if n.ClusterID() == "" {
-		id := strconv.FormatUint(rand.Uint64()|1<<63, 16) // 16 digits always
+		id := newClusterID()
 		_, err := n.Propose(ctx, kv.Txn{
 			Conds: []kv.Cond{{Kind: kv.CondAbsent, Path: clusterPath}},
 			Ops:   []kv.Op{{Kind: kv.OpSet, Action: kv.ActCreate, Path: clusterPath, Value: id}},

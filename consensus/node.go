@@ -75,6 +75,9 @@ func Open(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	if err = n.stores.checkIntact(cfg.Dir, n.dir.lastCommitted()); err == nil {
+		err = n.stores.checkMembers()
+	}
+	if err == nil {
 		err = n.startRaft()
 	}
 	if err != nil {
