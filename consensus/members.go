@@ -82,8 +82,8 @@ func (n *Node) MayRemove(id string) error {
 	patience := 2 * n.cfg.Timing.Heartbeat
 	asked := false
 	for {
-		err := n.mayLose(id, begin)
-		if !errors.Is(err, ErrQuorum) || time.Since(begin) > patience {
+		others, err := n.mayLose(id, begin)
+		if !errors.Is(err, ErrQuorum) || others == 0 || time.Since(begin) > patience {
 			return err
 		}
 		if !asked {
@@ -98,19 +98,19 @@ func (n *Node) MayRemove(id string) error {
 	}
 }
 
-// mayLose counts those that have answered a request sent since.
-func (n *Node) mayLose(id string, since time.Time) error {
+// mayLose counts those that have answered a request sent since. It also gives the number of voters besides id.
+func (n *Node) mayLose(id string, since time.Time) (voters int, err error) {
 	servers, err := n.Servers()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if !slices.ContainsFunc(servers, func(s Server) bool { return s.ID == id && s.Voter }) {
-		return nil
+		return 0, nil
 	}
 	if !n.IsLeader() {
-		return n.notLeader()
+		return 0, n.notLeader()
 	}
-	voters, live := 0, 0
+	live := 0
 	for _, s := range servers {
 		if !s.Voter || s.ID == id {
 			continue
@@ -121,9 +121,9 @@ func (n *Node) mayLose(id string, since time.Time) error {
 		}
 	}
 	if need := voters/2 + 1; live < need {
-		return fmt.Errorf("%w: without the vote of %s, %d of %d voters are alive and %d are needed", ErrQuorum, id, live, voters, need)
+		return voters, fmt.Errorf("%w: without the vote of %s, %d of %d voters are alive and %d are needed", ErrQuorum, id, live, voters, need)
 	}
-	return nil
+	return voters, nil
 }
 
 // reconfigure makes one change of the configuration at a time. Reads go by n.members, so a voter to be added counts

@@ -196,7 +196,8 @@ func TestOnLeader(t *testing.T) {
 }
 
 func TestMembership(t *testing.T) {
-	c := newCluster(t, 1)
+	// The same server leads from end to end, also on a busy machine.
+	c := newCluster(t, 1, func(c *cluster) { c.timing = consensus.LAN() })
 	l := c.leader()
 	ctx := ctxFor(t, 20*time.Second)
 	c.write("a", "1")
@@ -236,14 +237,7 @@ func TestMembership(t *testing.T) {
 
 	// With one of three dead, losing another live one would lose the quorum; removing the dead one is fine.
 	dead, alive := c.members[2], c.members[1]
-	c.crash(dead)
-	within(t, 5*time.Second, "the silence to be noticed", func() bool {
-		servers, err := l.Servers()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return time.Since(servers[2].LastContact) > 2*c.timing.Heartbeat
-	})
+	c.crash(dead) // a moment ago it answered: that must not count
 	if err := l.RemoveServer(ctx, alive.cfg.ID, false); !errors.Is(err, consensus.ErrQuorum) {
 		t.Fatalf("removal of the second last live voter: %v", err)
 	}
