@@ -50,11 +50,15 @@ func memberID(node string) uint64 {
 	return h.Sum64()
 }
 
-// announcedID is the id of a member announced at run time: the first eight bytes of the SHA-1 of its sorted URLs and
-// the time in seconds, as clients of the dialect expect it.
+// announcedID is the id of a member announced at run time, as clients of the dialect expect it: salted with the time in
+// seconds.
 func announcedID(urls []string, now time.Time) uint64 {
-	sorted := slices.Sorted(slices.Values(urls))
-	sum := sha1.Sum([]byte(strings.Join(sorted, "") + strconv.FormatInt(now.Unix(), 10)))
+	return saltedID(urls, strconv.FormatInt(now.Unix(), 10))
+}
+
+// saltedID is the first eight bytes of the SHA-1 of the sorted URLs and a salt.
+func saltedID(urls []string, salt string) uint64 {
+	sum := sha1.Sum([]byte(strings.Join(slices.Sorted(slices.Values(urls)), "") + salt))
 	return binary.BigEndian.Uint64(sum[:])
 }
 
@@ -93,7 +97,7 @@ func readRecords[T any](s *kv.Snap, path string) map[uint64]T {
 // removedServer says whether the server with that UUID was removed for good.
 func (m memberRecords) removedServer(node string) bool {
 	for _, r := range m.removed {
-		if r.Node == node {
+		if r.Node == node && node != "" {
 			return true
 		}
 	}
