@@ -154,3 +154,62 @@ func TestUnpluggedMachineLeavesTheAnswers(t *testing.T) {
 	l.plug(2)
 	eventually(t, 60*time.Second, "the service is back", healthy)
 }
+
+// TestWatchOutlivesAPulledCable pulls the cable of the server that holds a proxy's watch: silence, which only a probe
+// of the connection can tell from a watch without events. The client gets all events in one answer.
+func TestWatchOutlivesAPulledCable(t *testing.T) {
+	curl := tool(t, "curl")
+	l := newLab(t, 4)
+	for i := 1; i <= 3; i++ {
+		l.agent(i, "-server", "-bootstrap-expect=3")
+	}
+	l.agent(4)
+	written := 0
+	write := func(i int) {
+		t.Helper()
+		eventually(t, 30*time.Second, fmt.Sprintf("machine %d writes", i), func() bool {
+			_, code := l.muster(i, "kv", "set", "/cable/key", fmt.Sprint(written))
+			return code == 0
+		})
+		written++
+	}
+	for i := 1; i <= 4; i++ {
+		eventually(t, 30*time.Second, fmt.Sprintf("machine %d writes", i), func() bool {
+			_, code := l.muster(i, "kv", "set", "/up", "v")
+			return code == 0
+		})
+	}
+	in := func(i int, url string) []string {
+		return []string{"ip", "netns", "exec", l.ns(i), curl, "-sN", "http://127.0.0.1:2379" + url}
+	}
+	out := background(t, nil, in(4, "/v2/keys/cable?wait=true&recursive=true&stream=true")...)
+	holder := 0
+	eventually(t, 10*time.Second, "a server holds the watch", func() bool {
+		for i := 1; i <= 3; i++ {
+			if stats, _, _ := sh(t, nil, "", in(i, "/v2/stats/store")...); strings.Contains(stats, `"watchers":1`) {
+				holder = i
+				return true
+			}
+		}
+		return false
+	})
+	seen := func() int { return strings.Count(out.String(), "\n") }
+	write(4)
+	write(4)
+	eventually(t, 10*time.Second, "the watch shows two events", func() bool { return seen() == 2 })
+
+	l.unplug(holder)
+	begin := time.Now()
+	for range 5 {
+		write(holder%3 + 1)
+	}
+	eventually(t, 60*time.Second, "the watch goes on at another server", func() bool { return seen() == written })
+	t.Logf("cable of the watch's server pulled to its next events: %v", time.Since(begin).Round(100*time.Millisecond))
+	write(holder%3 + 1)
+	eventually(t, 10*time.Second, "the watch shows what comes then", func() bool { return seen() == written })
+	for i, line := range strings.Split(strings.TrimSpace(out.String()), "\n") {
+		if !strings.Contains(line, fmt.Sprintf(`"node":{"key":"/cable/key","value":"%d"`, i)) {
+			t.Errorf("event %d: %s", i, line)
+		}
+	}
+}
