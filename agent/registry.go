@@ -439,9 +439,13 @@ func (r *Registry) putCheck(ch *change, def consul.CheckDefinition, src source, 
 	var last health.State
 	if old := r.checks[def.ID]; old != nil {
 		last = old.retire()
+		c.criticalSince = old.criticalSince // nobody changes it after retire
 		ch.stopped = append(ch.stopped, old)
 	} else if s, ok := states[def.ID]; ok {
 		last = health.State{Status: s.Status, Output: s.Output}
+		if s.Status == health.Critical { // a result said so: only results are saved
+			c.criticalSince = time.Now()
+		}
 		if !s.Expired {
 			last.Expires = time.Now() // non-zero: it had time left
 		}

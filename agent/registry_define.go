@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/musterhq/muster/api/consul"
@@ -18,6 +19,9 @@ const (
 	maxMetaKey   = 128
 	maxMetaValue = 512
 )
+
+// serviceKinds are kept and shown; nothing follows from them, for there is no service mesh here.
+var serviceKinds = []string{"", "api-gateway", "connect-proxy", "ingress-gateway", "mesh-gateway", "terminating-gateway"}
 
 // rules are what this agent runs.
 type rules struct {
@@ -45,8 +49,8 @@ func normaliseService(def consul.ServiceDefinition, may rules) (consul.ServiceDe
 	if def.ID == "" {
 		def.ID = def.Name
 	}
-	if def.Kind != "" {
-		return def, badRequest("Invalid service kind %q: there is no service mesh here, leave it empty", def.Kind)
+	if !slices.Contains(serviceKinds, def.Kind) {
+		return def, badRequest("Invalid service kind %q: expected one of %s, or none", def.Kind, strings.Join(serviceKinds[1:], ", "))
 	}
 	if isAny(strings.Trim(def.Address, "[]")) {
 		return def, badRequest("Invalid service address")

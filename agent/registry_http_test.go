@@ -109,9 +109,10 @@ func TestRegistrationBodies(t *testing.T) {
 		`{"Name":"bad","Check":{"GRPC":"a:1"}}`:                                                     400,
 		`{"Name":"bad","Check":{"Args":["true"],"Interval":"1s"}}`:                                  500,
 		`{"Name":"bad","Check":{"script_args":["true"],"docker_container_id":"c","Interval":"1s"}}`: 500,
+		`{"Name":"gate","Kind":"mesh-gateway"}`:                                                     200,
 		`{"Name":"bad","Checks":[null]}`:                                                            400,
 		`{"Name":"bad","Port":70000}`:                                                               400,
-		`{"Name":"bad","Kind":"connect-proxy"}`:                                                     400,
+		`{"Name":"bad","Kind":"sidecar"}`:                                                           400,
 		`{"Name":"bad","Check":{"TTL":"10s","FailuresBeforeWarning":3,"FailuresBeforeCritical":2}}`: 400,
 		`[]`: 400,
 	} {

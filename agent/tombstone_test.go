@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/musterhq/muster/api"
@@ -196,4 +197,30 @@ func TestGoneOverHTTP(t *testing.T) {
 	if gone, ok := err.(*catalog.GoneError); !ok || gone.ServiceID != "web" {
 		t.Errorf("got %v", err)
 	}
+}
+
+// A restart must not give a service that is critical for too long an endless life.
+func TestCriticalServicesAreReapedAfterARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		r := openRig(t, dir, newFakeCluster())
+		register(t, r, consul.ServiceDefinition{Name: "failed", Check: &consul.CheckDefinition{ID: "failed", TTL: time.Hour, DeregisterCriticalServiceAfter: time.Minute}})
+		register(t, r, consul.ServiceDefinition{Name: "never-heard", Check: &consul.CheckDefinition{ID: "quiet", TTL: time.Hour, DeregisterCriticalServiceAfter: time.Minute}})
+		must(t, r.Beat("failed", "passing", ""))
+		must(t, r.Beat("failed", "critical", ""))
+		r.stop()
+		r = openRig(t, dir, newFakeCluster())
+		// What registers itself anew does not become young by that either.
+		time.Sleep(30 * time.Second)
+		register(t, r, consul.ServiceDefinition{Name: "failed", Port: 1, Check: &consul.CheckDefinition{ID: "failed", TTL: time.Hour, DeregisterCriticalServiceAfter: time.Minute}})
+		time.Sleep(65 * time.Second)
+		synctest.Wait()
+		if _, _, ok := r.Service("failed"); ok {
+			t.Error("the critical service is still there")
+		}
+		if _, _, ok := r.Service("never-heard"); !ok {
+			t.Error("a service that never had a result was removed")
+		}
+		r.stop()
+	})
 }
