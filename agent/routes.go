@@ -114,6 +114,10 @@ func (a *Agent) clustered(row api.Route) api.Route {
 				a.forward(w, r, &row, proxy.Leader)
 				return
 			}
+			if a.cfg.DiscoveryMaxStale > 0 || strings.Contains(r.URL.RawQuery, "max_stale") {
+				a.asLeader(w, r, &row, inner) // a read with a bound may need the leader after all
+				return
+			}
 			inner.ServeHTTP(w, r)
 		case !a.raft.IsLeader():
 			a.forward(w, r, &row, proxy.Leader)

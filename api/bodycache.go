@@ -24,6 +24,15 @@ type Body struct {
 	Bytes         []byte
 	IndexHeader   []string // Index as a header value
 	ContentLength []string // len(Bytes) as a header value
+
+	packing sync.Once
+	packed  *Body
+}
+
+// Compressed is the same answer as compress makes it, which is called once however many ask.
+func (b *Body) Compressed(compress func([]byte) []byte) *Body {
+	b.packing.Do(func() { b.packed = NewBody(b.Index, compress(b.Bytes)) })
+	return b.packed
 }
 
 var errEncodingDied = errors.New("encoding of the answer failed")

@@ -291,6 +291,11 @@ func (a *API) catalogDeregister(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *API) catalogDatacenters(w http.ResponseWriter, r *http.Request) error {
+	q, err := a.parseRead(r)
+	if err != nil {
+		return err
+	}
+	a.markCached(w, r, &q)
 	return writeJSON(w, r, []string{a.cfg.Datacenter})
 }
 

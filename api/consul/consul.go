@@ -35,15 +35,17 @@ type Config struct {
 	NodeName     string // this agent's node: the default of session/create
 	Logger       hclog.Logger
 	Metrics      *metrics.Metrics
-	KVMaxValue   int64            // bytes, 0 = DefaultKVMaxValue
-	TxnMaxBody   int64            // bytes, 0 = DefaultTxnMaxBody
-	TxnMaxOps    int              // 0 = DefaultTxnMaxOps
-	QueryTime    time.Duration    // 0 = DefaultQueryTime
-	MaxQueryTime time.Duration    // 0 = DefaultMaxQueryTime
-	SessionTTL   [2]time.Duration // smallest and largest TTL of a session; zero = 10 s and 24 h
-	Peers        func() []string  // addresses (host:port) of the servers for status/peers; nil = only the leader's
-	Operator     Operator         // the servers; nil = no operator endpoints for them
-	Keyring      Keyring          // the keys of the gossip; nil = no endpoint for them
+	KVMaxValue   int64         // bytes, 0 = DefaultKVMaxValue
+	TxnMaxBody   int64         // bytes, 0 = DefaultTxnMaxBody
+	TxnMaxOps    int           // 0 = DefaultTxnMaxOps
+	QueryTime    time.Duration // 0 = DefaultQueryTime
+	MaxQueryTime time.Duration // 0 = DefaultMaxQueryTime
+	// DiscoveryMaxStale lets reads of the catalog and of health be as old as that when the request does not say; 0 = not.
+	DiscoveryMaxStale time.Duration
+	SessionTTL        [2]time.Duration // smallest and largest TTL of a session; zero = 10 s and 24 h
+	Peers             func() []string  // addresses (host:port) of the servers for status/peers; nil = only the leader's
+	Operator          Operator         // the servers; nil = no operator endpoints for them
+	Keyring           Keyring          // the keys of the gossip; nil = no endpoint for them
 	// Coordinate tells where a member stands in the network; nil = coordinates are off.
 	Coordinate func(node string) (*coordinate.Coordinate, bool)
 	// Restore replaces the state of the cluster by the archive in the body of a request; nil = not here. Its errors are
@@ -62,6 +64,7 @@ type API struct {
 	bodies   *api.BodyCache
 	sessions *Sessions
 	updates  *CoordinateUpdates
+	recent   recentQueries
 }
 
 // New makes an API. It starts nothing; see Sessions for the leader's job.
@@ -107,6 +110,9 @@ func (a *API) Routes() []api.Route {
 	var rs []api.Route
 	rs = append(rs, a.catalogRoutes()...)
 	rs = append(rs, a.healthRoutes()...)
+	for i := range rs {
+		rs[i].Target = a.target
+	}
 	rs = append(rs, a.kvRoutes()...)
 	rs = append(rs, a.txnRoutes()...)
 	rs = append(rs, a.snapshotRoutes()...)

@@ -23,6 +23,9 @@ func (a *API) parseRead(r *http.Request) (q read, err error) {
 	q.effective = headerLeader
 	q.Wait = a.cfg.QueryTime
 	if r.URL.RawQuery == "" {
+		if a.defaultStale(r) {
+			q.staleByDefault(a.cfg.DiscoveryMaxStale)
+		}
 		return q, nil
 	}
 	if q.params, err = parseParams(r.URL.RawQuery); err != nil {
@@ -31,7 +34,17 @@ func (a *API) parseRead(r *http.Request) (q read, err error) {
 	if err = q.parseWait(a.cfg.QueryTime, a.cfg.MaxQueryTime); err != nil {
 		return q, err
 	}
-	return q, q.parseConsistency()
+	if err = q.parseConsistency(); err == nil && q.has("cached") {
+		err = checkCacheControl(r)
+	}
+	if err == nil && a.defaultStale(r) && q.Consistency == api.Default && !q.has("leader") {
+		q.staleByDefault(a.cfg.DiscoveryMaxStale)
+	}
+	return q, err
+}
+
+func (q *read) staleByDefault(most time.Duration) {
+	q.Consistency, q.MaxStale, q.effective = api.Stale, most, headerStale
 }
 
 func (q *read) parseWait(standard, longest time.Duration) error {
@@ -152,6 +165,7 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request, q *read, path strin
 		return failed
 	}
 	h["X-Consul-Effective-Consistency"] = q.effective
+	a.markCached(w, r, q)
 	if res.body != nil {
 		writeMeta(h, res.body.IndexHeader, meta)
 		a.writeShared(w, r, q, res.body)
@@ -169,6 +183,10 @@ func (a *API) writeShared(w http.ResponseWriter, r *http.Request, q *read, b *ap
 	}
 	h := w.Header()
 	h["Content-Type"] = headerJSON
+	if len(b.Bytes) >= compressFrom && wantsGzip(r) {
+		h["Content-Encoding"] = headerGzipped
+		b = b.Compressed(compress)
+	}
 	h["Content-Length"] = b.ContentLength
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write(b.Bytes)

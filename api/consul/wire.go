@@ -238,6 +238,10 @@ func writeBody(w http.ResponseWriter, r *http.Request, status int, body []byte) 
 	}
 	h := w.Header()
 	h["Content-Type"] = headerJSON
+	if len(body) >= compressFrom && wantsGzip(r) {
+		h["Content-Encoding"] = headerGzipped
+		body = compress(body)
+	}
 	if len(body) >= wholeBody {
 		h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	}
