@@ -135,6 +135,9 @@ func (a *Agent) followMembers() {
 			if ev.Kind == membership.Join && isServer(m) {
 				a.sync.ServerUp()
 			}
+			if ev.Kind == membership.Failed && isServer(m) {
+				a.dialer.Drop(m.ServerAddr())
+			}
 		}
 		if a.raft == nil || !a.raft.IsLeader() {
 			continue

@@ -28,6 +28,7 @@ type DialerConfig struct {
 type Dialer struct {
 	cfg         DialerConfig
 	short, long *http.Transport
+	waiting     held // connections of the long pool
 }
 
 // NewDialer makes a Dialer. Nothing is dialed before the first use.
@@ -37,12 +38,12 @@ func NewDialer(cfg DialerConfig) *Dialer {
 		cfg.Dial = (&net.Dialer{KeepAliveConfig: keepAlive}).DialContext
 	}
 	d := &Dialer{cfg: cfg}
-	d.short, d.long = d.newPool(), d.newPool()
+	d.short, d.long = d.newPool(nil), d.newPool(&d.waiting)
 	return d
 }
 
-// newPool makes one set of HTTP/2 connections, as a rule one per server.
-func (d *Dialer) newPool() *http.Transport {
+// newPool makes one set of HTTP/2 connections, as a rule one per server; they are noted in h unless that is nil.
+func (d *Dialer) newPool(h *held) *http.Transport {
 	var protocols http.Protocols
 	if d.cfg.TLS != nil {
 		protocols.SetHTTP2(true)
@@ -52,7 +53,7 @@ func (d *Dialer) newPool() *http.Transport {
 	dial := func(ctx context.Context, _, addr string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
 		defer cancel()
-		return d.connect(ctx, addr, "h2")
+		return d.connect(ctx, addr, "h2", h)
 	}
 	return &http.Transport{
 		Protocols:          &protocols,
@@ -88,11 +89,14 @@ func IsRefused(err error) bool {
 func (d *Dialer) IsRefused(err error) bool { return IsRefused(err) }
 
 // connect dials and, under TLS, shakes hands; every error is a *DialError.
-func (d *Dialer) connect(ctx context.Context, addr, proto string) (net.Conn, error) {
+func (d *Dialer) connect(ctx context.Context, addr, proto string, h *held) (net.Conn, error) {
 	c, err := d.cfg.Dial(ctx, "tcp", addr)
 	if err != nil {
 		count(d.cfg.Metrics, "peer", "dial", "failed")
 		return nil, &DialError{Addr: addr, Err: err}
+	}
+	if h != nil {
+		c = h.add(addr, c)
 	}
 	if d.cfg.TLS == nil {
 		return c, nil
@@ -119,7 +123,7 @@ func (d *Dialer) Raft(addr string, timeout time.Duration) (net.Conn, error) {
 	deadline := time.Now().Add(timeout)
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
-	c, err := d.connect(ctx, addr, "http/1.1")
+	c, err := d.connect(ctx, addr, "http/1.1", nil)
 	if err != nil {
 		return nil, err
 	}

@@ -155,7 +155,7 @@ func TestUnpluggedMachineLeavesTheAnswers(t *testing.T) {
 	eventually(t, 60*time.Second, "the service is back", healthy)
 }
 
-// TestWatchOutlivesAPulledCable pulls the cable of the server that holds a proxy's watch: silence, which only a probe
+// TestWatchOutlivesAPulledCable pulls the cable of the server that holds a proxy's watch: silence, which only gossip or a probe
 // of the connection can tell from a watch without events. The client gets all events in one answer.
 func TestWatchOutlivesAPulledCable(t *testing.T) {
 	curl := tool(t, "curl")
