@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -52,7 +53,7 @@ func (a *Agent) admitAll(ctx context.Context) (last error) {
 	}
 	records := readMembers(a.tree.Snap())
 	for _, m := range a.pool.Members() {
-		if isServer(m) && m.Status == membership.StatusAlive && !records.removedServer(m.ID()) {
+		if isServer(m) && m.Status == membership.StatusAlive && !records.removedServer(m.ID(), a.raft.ClusterID()) {
 			failed("server could not be added to the consensus", m.Name, a.admitServer(ctx, m, records))
 		}
 	}
@@ -61,7 +62,7 @@ func (a *Agent) admitAll(ctx context.Context) (last error) {
 		return err
 	}
 	for _, s := range servers {
-		if records.removedServer(s.ID) {
+		if records.removedServer(s.ID, a.raft.ClusterID()) {
 			failed("server that was removed for good could not be taken out of the consensus", s.ID, a.raft.RemoveServer(ctx, s.ID, false))
 			continue
 		}
@@ -105,8 +106,10 @@ func (a *Agent) published(ctx context.Context, m membership.Member, records memb
 			continue
 		}
 		for _, u := range rec.PeerURLs {
-			if addr := hostOf(u); addr != "" && addr != rec.Addr && a.answersAs(ctx, addr, m.ID()) == nil {
-				return addr
+			// A name is only listed: each server would look it up by itself, and some might find another machine.
+			addr, err := netip.ParseAddrPort(hostOf(u))
+			if err == nil && addr.String() != rec.Addr && a.answersAs(ctx, addr.String(), m.ID()) == nil {
+				return addr.String()
 			}
 		}
 	}

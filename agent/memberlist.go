@@ -38,8 +38,9 @@ type memberRecord struct {
 
 // removedRecord is the value of m/removed/<id>.
 type removedRecord struct {
-	Node string    `json:"node,omitempty"` // "" when no server had come
-	At   time.Time `json:"at"`
+	Node    string    `json:"node,omitempty"` // "" when no server had come
+	Cluster string    `json:"cluster"`        // the id of the cluster: a recovered one begins anew with whom it has
+	At      time.Time `json:"at"`
 }
 
 // memberID is the number by which clients of the hierarchical dialect know a server that nobody announced: a hash of
@@ -94,10 +95,10 @@ func readRecords[T any](s *kv.Snap, path string) map[uint64]T {
 	return out
 }
 
-// removedServer says whether the server with that UUID was removed for good.
-func (m memberRecords) removedServer(node string) bool {
+// removedServer says whether the server with that UUID was removed from that cluster for good.
+func (m memberRecords) removedServer(node, cluster string) bool {
 	for _, r := range m.removed {
-		if r.Node == node && node != "" {
+		if r.Node == node && node != "" && r.Cluster == cluster {
 			return true
 		}
 	}

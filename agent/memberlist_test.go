@@ -29,8 +29,8 @@ func TestMemberIDs(t *testing.T) {
 	put("m/members/b", `{"peerURLs":["http://10.0.0.2:8300"],"node":"u2","addr":"10.0.0.2:8300"}`)
 	put("m/members/c", `not JSON`)
 	put("m/members/nohex", `{"peerURLs":["http://10.0.0.3:8300"]}`)
-	put("m/removed/d", `{"node":"u4","at":"2026-01-02T03:04:05Z"}`)
-	put("m/removed/e", `{"at":"2026-01-02T03:04:05Z"}`)
+	put("m/removed/d", `{"node":"u4","cluster":"c1","at":"2026-01-02T03:04:05Z"}`)
+	put("m/removed/e", `{"cluster":"c1","at":"2026-01-02T03:04:05Z"}`)
 	m := readMembers(tree.Snap())
 	for _, c := range []struct {
 		node, addr string
@@ -47,7 +47,7 @@ func TestMemberIDs(t *testing.T) {
 			t.Errorf("server %s at %s is %x, want %x: %s", c.node, c.addr, got, c.want, c.why)
 		}
 	}
-	if !m.removedServer("u4") || m.removedServer("u1") || m.removedServer("") {
+	if !m.removedServer("u4", "c1") || m.removedServer("u4", "c2") || m.removedServer("u1", "c1") || m.removedServer("", "c1") {
 		t.Error("the wrong servers are removed")
 	}
 }

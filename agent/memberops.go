@@ -83,7 +83,7 @@ func (c clusterMembers) Remove(ctx context.Context, id uint64) error {
 		if err != nil {
 			return nil, err
 		}
-		removed := removedRecord{At: c.store.Now().UTC()}
+		removed := removedRecord{Cluster: c.raft.ClusterID(), At: c.store.Now().UTC()}
 		if server = m.server; server != nil {
 			removed.Node = server.ID
 			if err := c.raft.MayRemove(server.ID); err != nil {

@@ -27,7 +27,10 @@ const (
 func (a *Agent) watchRemoval() {
 	var known time.Time
 	for rest(a.ctx, removalPoll) {
-		if known.IsZero() && (a.removedHere(a.id) || a.othersSayRemoved()) {
+		switch removed := a.removedHere(a.id) || a.othersSayRemoved(); {
+		case !removed:
+			known = time.Time{}
+		case known.IsZero():
 			known = time.Now()
 		}
 		if !known.IsZero() && (!a.inConsensus() || time.Since(known) > removalGrace) {
@@ -38,7 +41,9 @@ func (a *Agent) watchRemoval() {
 }
 
 // removedHere says what this server's tree knows.
-func (a *Agent) removedHere(id string) bool { return readMembers(a.tree.Snap()).removedServer(id) }
+func (a *Agent) removedHere(id string) bool {
+	return readMembers(a.tree.Snap()).removedServer(id, a.raft.ClusterID())
+}
 
 // inConsensus says whether this server is part of the newest configuration it has.
 func (a *Agent) inConsensus() bool {

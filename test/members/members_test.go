@@ -198,6 +198,34 @@ func TestAnnouncedServerComesAndIsRemoved(t *testing.T) {
 	}
 }
 
+// TestUpdatedAddressIsUsedWhenItAnswers: the consensus follows a member update to an address at which that very server
+// can be reached.
+func TestUpdatedAddressIsUsedWhenItAnswers(t *testing.T) {
+	t.Parallel()
+	c := testcluster.Start(t, 1, 0)
+	s1, port := c.Servers[0], freePort(t)
+	s2 := c.PlanServer(t, "s2")
+	// It listens on all addresses, so another one leads to it too.
+	s2.ExtraArgs = []string{"-bind=0.0.0.0", "-advertise=" + s2.IP, "-server-port=" + port, "-serf-lan-port=" + freePort(t), "-retry-join=" + s1.IP + ":8301"}
+	s2.Start(t)
+	s2.WaitReady(t)
+	testcluster.Eventually(t, "the second server votes", func() bool { return len(voterNames(s1)) == 2 })
+	m, _ := memberNamed(s1, "s2")
+	other := "127.0.0.1:" + port
+	if a := askJSON(t, s1, http.MethodPut, "/v2/members/"+m.ID, `{"peerURLs":["http://`+other+`"]}`); a.Status != http.StatusNoContent {
+		t.Fatalf("update: %d %s", a.Status, a.Body)
+	}
+	testcluster.Eventually(t, "the consensus reaches the server at the new address", func() bool {
+		s, _ := serverNamed(s1, "s2")
+		return s.Address == other && s.Voter
+	})
+	s1.Put(t, "/v1/kv/a", "1")
+	c.WaitSame(t)
+	if now, _ := memberNamed(s1, "s2"); now.ID != m.ID || !slices.Equal(now.PeerURLs, []string{"http://" + other}) {
+		t.Errorf("the member is now %+v", now)
+	}
+}
+
 func freePort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
