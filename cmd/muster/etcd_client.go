@@ -203,6 +203,9 @@ func (c *etcdClient) askURL(ctx context.Context, endpoint string, u *url.URL, r 
 	case late:
 		return nil, fmt.Errorf("client: endpoint %s exceeded header timeout", endpoint)
 	}
+	if bad, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return nil, bad.Err
+	}
 	return nil, err
 }
 

@@ -54,8 +54,9 @@ type etcdVerbs struct {
 	connect func(cmd *cobra.Command, sync bool) (*etcdClient, error)
 	// failed gives an error of a request the words and the exit code of the root.
 	failed func(err error) error
-	// patience is how many times a watch that was cut off is taken up again.
-	patience int
+	// own is set under muster: errors carry what the agent said, and watches survive its restart. Scripts of etcdctl
+	// expect that they end.
+	own bool
 }
 
 func kvCommand(c *client) *cobra.Command {
@@ -86,7 +87,7 @@ func kvCommand(c *client) *cobra.Command {
 
 // etcdVerbs are the commands of the hierarchical interface against the agent.
 func (c *client) etcdVerbs() *etcdVerbs {
-	return &etcdVerbs{output: "simple", patience: 60, failed: c.failed, connect: func(*cobra.Command, bool) (*etcdClient, error) {
+	return &etcdVerbs{output: "simple", own: true, failed: c.failed, connect: func(*cobra.Command, bool) (*etcdClient, error) {
 		if err := c.open(); err != nil {
 			return nil, err
 		}

@@ -89,6 +89,9 @@ func startHook(cmd *cobra.Command, argv []string, ev *kvEvent) (*exec.Cmd, error
 	return child, child.Start()
 }
 
+// patience is how many times in a row a watch that was cut off is taken up again.
+const patience = 60
+
 // follow calls f for each event on key until f says stop, one long poll per event, so that no event is lost
 // when the connection or the agent goes away in between. An interrupt ends it without an error.
 func (v *etcdVerbs) follow(ctx context.Context, c *etcdClient, key string, recursive bool, after uint64, f func(*kvEvent) (more bool, err error)) error {
@@ -112,7 +115,7 @@ func (v *etcdVerbs) follow(ctx context.Context, c *etcdClient, key string, recur
 			continue
 		case err != nil:
 			// Before the first answer there is nothing to lose: say at once that nobody answers.
-			if failures++; answered(err) || next == 0 || failures > v.patience {
+			if failures++; answered(err) || next == 0 || !v.own || failures > patience {
 				return v.failed(err)
 			}
 			if !pause(ctx, time.Second) {

@@ -101,7 +101,7 @@ func (v *etcdVerbs) plain(use, short string, n int, wrong string, run func(ctx c
 
 // plainFailure is the end of a command that prints errors as they are. Where nobody answers the root has its word.
 func (v *etcdVerbs) plainFailure(err error) error {
-	if v.patience > 0 && !answered(err) {
+	if v.own && !answered(err) {
 		return v.failed(err)
 	}
 	return plainly("%v", err)
@@ -201,10 +201,10 @@ func (v *etcdVerbs) memberAdd(ctx context.Context, cmd *cobra.Command, c *etcdCl
 func (v *etcdVerbs) memberRemove(ctx context.Context, cmd *cobra.Command, c *etcdClient, args []string) error {
 	id := args[0]
 	members, err := c.members(ctx)
-	if err != nil {
-		if v.patience > 0 {
-			return v.plainFailure(err)
-		}
+	switch {
+	case err != nil && v.own:
+		return v.plainFailure(err)
+	case err != nil:
 		return plainly("Error while verifying ID against known members: %v", err)
 	}
 	known := false
@@ -222,6 +222,9 @@ func (v *etcdVerbs) memberRemove(ctx context.Context, cmd *cobra.Command, c *etc
 		return plainly("Couldn't find a member in the cluster with an ID of %s.", id)
 	}
 	if err := c.changeMembers(ctx, http.MethodDelete, id, nil, nil, http.StatusNoContent); err != nil {
+		if v.own {
+			return v.plainFailure(err)
+		}
 		return plainly("Received an error trying to remove member %s: %s", id, strings.TrimSpace(err.Error()))
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "Removed member %s from cluster\n", id)
