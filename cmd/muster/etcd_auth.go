@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"path"
@@ -79,6 +80,9 @@ func (v *etcdVerbs) auth(ctx context.Context, cmd *cobra.Command, c *etcdClient,
 	a, err := c.do(ctx, &etcdRequest{method: method, path: "/v2/auth/" + what, json: body})
 	switch {
 	case err != nil:
+		if fault, ok := errors.AsType[*faultError](err); ok && fault.status == http.StatusNotImplemented {
+			return plainly("%v", (&answer{status: fault.status, body: fault.body}).message()) // the reason is of more use
+		}
 		return v.plainFailure(err)
 	case a.status != http.StatusOK && a.status != http.StatusCreated:
 		return v.plainFailure(a.message())

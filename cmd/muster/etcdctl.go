@@ -85,7 +85,8 @@ the interface, with its flags, its ETCDCTL_ variables, its output and its exit c
 	root.AddCommand(v.member(), v.clusterHealth())
 	root.AddCommand(v.authCommands()...)
 	if backup := subcommand(newRoot(), "backup"); backup != nil {
-		root.AddCommand(backup) // it takes etcdctl's flags under both names
+		_ = backup.MarkFlagRequired("data-dir") // no agent is asked under this name
+		root.AddCommand(backup)                 // it takes etcdctl's flags under both names
 	}
 	root.SetHelpCommand(helpCommand())
 	return root

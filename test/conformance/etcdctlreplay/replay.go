@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/musterhq/muster/test/conformance/etcdreplay"
@@ -120,7 +121,7 @@ func (s *Step) does() bool {
 }
 
 // Run replays every case of a recording as a subtest. Cases share one server, except those that need their own, which
-// run beside the others.
+// run beside the others: most of the time is spent waiting.
 func Run(t *testing.T, file string, o Options) {
 	t.Helper()
 	if why := o.Skip[filepath.Base(file)]; why != "" {
@@ -130,27 +131,37 @@ func Run(t *testing.T, file string, o Options) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var beside sync.WaitGroup
+	defer beside.Wait()
 	var shared Stage
 	for _, steps := range cases {
-		first := &steps[0]
-		own := first.Fresh || first.NeedsSpawn
-		if shared == nil && !own {
+		if steps[0].Fresh || steps[0].NeedsSpawn {
+			beside.Go(func() {
+				t.Run(steps[0].Case, func(t *testing.T) {
+					o.skip(t, &steps[0])
+					runCase(t, o.Stage(t, secondName(steps)), steps, &o)
+				})
+			})
+			continue
+		}
+		if shared == nil {
 			shared = o.Stage(t, "")
 		}
-		t.Run(first.Case, func(t *testing.T) {
-			switch {
-			case o.Skip[first.Case] != "":
-				t.Skip(o.Skip[first.Case])
-			case o.Debian && first.DebianDiffers:
-				t.Skip("Debian's flag library loses the -- of exec-watch when no other flag is given")
-			}
-			stage := shared
-			if own {
-				t.Parallel()
-				stage = o.Stage(t, secondName(steps))
-			}
-			runCase(t, stage, steps, &o)
+		t.Run(steps[0].Case, func(t *testing.T) {
+			o.skip(t, &steps[0])
+			runCase(t, shared, steps, &o)
 		})
+	}
+}
+
+// skip leaves a case out, if there is a reason.
+func (o *Options) skip(t *testing.T, first *Step) {
+	t.Helper()
+	switch {
+	case o.Skip[first.Case] != "":
+		t.Skip(o.Skip[first.Case])
+	case o.Debian && first.DebianDiffers:
+		t.Skip("Debian's flag library loses the -- of exec-watch when no other flag is given")
 	}
 }
 

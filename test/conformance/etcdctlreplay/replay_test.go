@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/musterhq/muster/internal/testcluster"
@@ -48,13 +49,15 @@ func recordings(t *testing.T) []string {
 	return files
 }
 
+// replayAll replays the recordings side by side, however few tests may run in parallel: they wait more than they work.
 func replayAll(t *testing.T, o Options) {
+	var all sync.WaitGroup
 	for _, f := range recordings(t) {
-		t.Run(strings.TrimSuffix(filepath.Base(f), ".jsonl"), func(t *testing.T) {
-			t.Parallel()
-			Run(t, f, o)
+		all.Go(func() {
+			t.Run(strings.TrimSuffix(filepath.Base(f), ".jsonl"), func(t *testing.T) { Run(t, f, o) })
 		})
 	}
+	all.Wait()
 }
 
 // TestAgainstMuster replays with our binary under the name etcdctl against our servers.
