@@ -16,6 +16,7 @@ const (
 // and has no use for. A block covers everything below it. Each use is a Warning with the text.
 var ignored = map[string]string{
 	"addresses.grpc": noMesh, "addresses.grpc_tls": noMesh,
+	"acl_datacenter": noWAN, "audit": notYet, "experiments": noNeed, "ports.proxy_max_port": noMesh, "ports.proxy_min_port": noMesh,
 	"advertise_addr_ipv4": noNeed, "advertise_addr_ipv6": noNeed, "advertise_addr_wan_ipv4": noWAN, "advertise_addr_wan_ipv6": noWAN,
 	"advertise_reconnect_timeout": notYet, "auto_config": noMesh, "auto_encrypt": noMesh, "auto_reload_config": notYet,
 	"autopilot.disable_upgrade_migration": noNeed, "autopilot.redundancy_zone_tag": noNeed, "autopilot.upgrade_version_tag": noNeed,
@@ -84,6 +85,12 @@ func ignoredKey(path string) (text string, ok bool) {
 // refusedKeys would change what is safe if they were quietly ignored: the function gives the error, or "" when the
 // value asks for nothing that is missing.
 var refusedKeys = map[string]func(raw any) string{
+	"acl_default_policy": func(raw any) string {
+		if raw == "deny" {
+			return "access control is switched on in the acl block: acl { default_policy = \"deny\" }"
+		}
+		return ""
+	},
 	"acl": func(raw any) string {
 		for _, one := range asList(raw) {
 			block, _ := one.(map[string]any)

@@ -100,11 +100,7 @@ func autopilotSetConfig(c *client) *cobra.Command {
 // autopilotServer is one server of /v1/operator/autopilot/state.
 type autopilotServer struct {
 	ID, Name, Address, NodeStatus, Version string
-	LastContact                            string
-	LastTerm, LastIndex                    uint64
-	Healthy                                bool
 	Status, NodeType                       string
-	Meta                                   map[string]string
 }
 
 type autopilotStateAnswer struct {
@@ -161,16 +157,9 @@ func (st *autopilotStateAnswer) print(w io.Writer) {
 		fmt.Fprintf(w, "   %s\n", id)
 		for _, line := range [...][2]string{
 			{"Name", s.Name}, {"Address", s.Address}, {"Version", s.Version}, {"Status", s.Status}, {"Node Type", s.NodeType},
-			{"Node Status", s.NodeStatus}, {"Healthy", strconv.FormatBool(s.Healthy)}, {"Last Contact", s.LastContact},
-			{"Last Term", strconv.FormatUint(s.LastTerm, 10)}, {"Last Index", strconv.FormatUint(s.LastIndex, 10)},
+			{"Node Status", s.NodeStatus},
 		} {
 			fmt.Fprintf(w, "      %-16s %s\n", line[0]+":", line[1])
-		}
-		if len(s.Meta) > 0 {
-			fmt.Fprintln(w, "      Meta")
-			for _, k := range sortedKeys(s.Meta) {
-				fmt.Fprintf(w, "         %q: %q\n", k, s.Meta[k])
-			}
 		}
 	}
 }

@@ -367,3 +367,13 @@ func flatImport(c *client) *cobra.Command {
 	cmd.Flags().StringVar(&prefix, "prefix", "", "put this before every key")
 	return cmd
 }
+
+// flatAliases are the verbs of consul's kv that do not collide with those of the hierarchical keys.
+func flatAliases(c *client) []*cobra.Command {
+	list := []*cobra.Command{flatPut(c), flatDelete(c), flatExport(c), flatImport(c)}
+	for _, cmd := range list {
+		cmd.Short += ", as consul does"
+		endFlags(cmd)
+	}
+	return list
+}

@@ -388,3 +388,19 @@ func TestConsulKVImport(t *testing.T) {
 	}
 	consul(t, f.URL, "", "kv", "import", `[{"key":"c","value":""}]`).want(t, 1, "Failed writing data for key c")
 }
+
+// The file has every key that the test harness of the official Go client writes.
+func TestConsulValidate(t *testing.T) {
+	r := consul(t, "", "", "validate", "testdata/consul-sdk.json")
+	r.want(t, 0, "Configuration is valid!\n")
+	for _, key := range []string{"peering", "ports.grpc_tls", "segments", "audit", "acl_datacenter"} {
+		if !strings.Contains(r.errs, key+": accepted and unused") {
+			t.Errorf("no warning of %s: %s", key, r.errs)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "c.json")
+	if err := os.WriteFile(path, []byte(`{"data_dir":"/x","acl_default_policy":"deny"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	consul(t, "", "", "validate", path).want(t, 1, "acl_default_policy", "acl block")
+}

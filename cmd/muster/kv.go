@@ -82,6 +82,7 @@ func kvCommand(c *client) *cobra.Command {
 		return fmt.Errorf("-o %q: want simple, extended or json", v.output)
 	}
 	cmd.AddCommand(v.keyCommands()...)
+	cmd.AddCommand(flatAliases(c)...)
 	return cmd
 }
 

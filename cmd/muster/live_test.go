@@ -77,6 +77,7 @@ func TestLive(t *testing.T) {
 	t.Run("watch", func(t *testing.T) { liveWatch(t, s) })
 	t.Run("watch sends to a URL", func(t *testing.T) { liveWatchURL(t) })
 	t.Run("services", func(t *testing.T) { liveServices(t) })
+	t.Run("aliases", func(t *testing.T) { liveAliases(t, s) })
 	t.Run("snapshot", func(t *testing.T) { liveSnapshot(t, s) })
 }
 
@@ -304,4 +305,22 @@ func liveSnapshot(t *testing.T, s *testcluster.Host) {
 		t.Errorf("files left: %q, %v", left, err)
 	}
 	consul(t, "", "", "snapshot", "save", filepath.Join(dir, "none", "f")).want(t, 1, "no such file")
+}
+
+func liveAliases(t *testing.T, s *testcluster.Host) {
+	muster(t, s.URL(""), "", "kv", "set", "/al/a", "1").want(t, 0)
+	if r := consul(t, "", "", "kv", "get", "al/a"); r.out != "1\n" {
+		t.Errorf("what muster kv set wrote is %q", r.out)
+	}
+	t.Setenv("MUSTER_HTTP_ADDR", s.URL(""))
+	var out, errs bytes.Buffer
+	if code := run([]string{"kv", "put", "-flags=3", "al/a", "-5"}, strings.NewReader(""), &out, &errs); code != 0 || out.String() != "Success! Data written to: al/a\n" {
+		t.Errorf("muster kv put: %d, %q, %q", code, out.String(), errs.String())
+	}
+	muster(t, "", "", "kv", "get", "/al/a").want(t, 0, "-5")
+	dump := muster(t, "", "", "kv", "export", "al/")
+	dump.want(t, 0, `"flags": 3`)
+	muster(t, "", "", "kv", "delete", "-recurse", "al/").want(t, 0, "Success!")
+	muster(t, "", dump.out, "kv", "import", "-").want(t, 0, "Imported: al/a")
+	muster(t, "", "", "why", "service", "consul").want(t, 0, "by          the leader", "in DNS      yes")
 }
