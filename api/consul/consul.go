@@ -117,6 +117,7 @@ func (a *API) Routes() []api.Route {
 	rs = append(rs, a.txnRoutes()...)
 	rs = append(rs, a.snapshotRoutes()...)
 	rs = append(rs, a.queryRoutes()...)
+	rs = append(rs, a.uiRoutes()...)
 	rs = append(rs, a.coordinateRoutes()...)
 	rs = append(rs, a.sessionRoutes()...)
 	rs = append(rs, a.statusRoutes()...)

@@ -45,10 +45,12 @@ func (a *API) statusParams(r *http.Request) error {
 	return a.checkDatacenter(&p)
 }
 
+var errNoACL = refuse(http.StatusUnauthorized, "ACL support disabled")
+
 // aclRoutes answer as a cluster without access control does.
 func (a *API) aclRoutes() []api.Route {
 	acl := newRoute("/v1/acl/", api.Local, func(http.ResponseWriter, *http.Request) error {
-		return refuse(http.StatusUnauthorized, "ACL support disabled")
+		return errNoACL
 	})
 	acl.Methods = nil
 	return []api.Route{acl}
