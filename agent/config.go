@@ -196,6 +196,8 @@ type Config struct {
 	// from files only. Defaults: false.
 	EnableScriptChecks      bool `key:"enable_script_checks" flag:"enable-script-checks" usage:"allow checks that run programs, from files and the API"`
 	EnableLocalScriptChecks bool `key:"enable_local_script_checks" flag:"enable-local-script-checks" usage:"allow checks that run programs, from files only"`
+	// EnableAgentTLSForChecks lets checks with TLS use the authorities and the certificate of tls.internal_rpc.
+	EnableAgentTLSForChecks bool `key:"enable_agent_tls_for_checks"`
 
 	// EnableDebug serves profiles at /debug/pprof/. Default: false (true with -dev).
 	EnableDebug bool `key:"enable_debug"`

@@ -25,7 +25,7 @@ var ignored = map[string]string{
 	"disable_anonymous_signature": noNeed, "disable_host_node_id": noNeed,
 	"disable_http_unprintable_char_filter": noNeed, "disable_remote_exec": noNeed, "disable_update_check": noNeed,
 	"dns_config.cache_max_age": noNeed, "dns_config.prefer_namespace": noNeed, "dns_config.use_cache": noNeed,
-	"enable_agent_tls_for_checks": notYet, "enable_central_service_config": noMesh, "enable_syslog": noLogFile,
+	"enable_central_service_config": noMesh, "enable_syslog": noLogFile,
 	"gossip_wan": noWAN, "http_config.use_cache": noNeed, "license_path": noNeed,
 	"limits.request_limits": notYet, "limits.rpc_max_burst": notYet, "limits.rpc_rate": notYet,
 	"log_file": noLogFile, "log_rotate_bytes": noLogFile, "log_rotate_duration": noLogFile, "log_rotate_max_files": noLogFile,

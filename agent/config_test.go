@@ -419,7 +419,7 @@ func TestEveryFlagHasItsVariable(t *testing.T) {
 func TestEveryFieldHasAKey(t *testing.T) {
 	for i := range reflect.TypeFor[Config]().NumField() {
 		f := reflect.TypeFor[Config]().Field(i)
-		if f.Tag.Get("key") == "" && f.IsExported() && f.Name != "DevMode" && f.Name != "ConfigFiles" {
+		if f.Tag.Get("key") == "" && f.IsExported() && f.Name != "DevMode" && f.Name != "ForceNewCluster" && f.Name != "ConfigFiles" {
 			t.Errorf("Config.%s has no key", f.Name)
 		}
 	}

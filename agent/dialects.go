@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"os"
 	"time"
@@ -9,17 +10,22 @@ import (
 	"github.com/musterhq/muster/api/consul"
 	"github.com/musterhq/muster/api/etcd"
 	"github.com/musterhq/muster/catalog"
+	"github.com/musterhq/muster/health"
 	"github.com/musterhq/muster/proxy"
 )
 
 // openRegistry opens what this machine registered and starts its checks.
 func (a *Agent) openRegistry() error {
 	remote := &HTTPCluster{Do: a.callWhenUp, Nodes: func() int { return len(a.pool.Members()) }}
+	base, err := checkTLS(&a.cfg)
+	if err != nil {
+		return fmt.Errorf("enable_agent_tls_for_checks: %w", err)
+	}
 	r, err := OpenRegistry(RegistryConfig{
 		Dir: a.cfg.DataDir, NodeName: a.cfg.NodeName, Services: a.cfg.Services, Checks: a.cfg.Checks,
 		CheckUpdateInterval: a.cfg.CheckUpdateInterval, CheckOutputMaxSize: a.cfg.CheckOutputMaxSize, DiscardCheckOutput: a.cfg.DiscardCheckOutput,
 		EnableScriptChecks: a.cfg.EnableScriptChecks, EnableLocalScriptChecks: a.cfg.EnableLocalScriptChecks,
-		Nodes: remote, Logger: a.log, Metrics: a.metrics,
+		Nodes: remote, Host: &health.Host{TLS: base}, Logger: a.log, Metrics: a.metrics,
 	})
 	if err != nil {
 		return err

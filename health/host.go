@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"net/url"
@@ -16,6 +17,10 @@ import (
 type Host struct {
 	Docker    string // address of the Docker daemon: unix:///path or tcp://host:port; "" = DOCKER_HOST, else the usual socket
 	Systemctl string // the program; "" = systemctl, where systemd runs
+
+	// TLS is what the TLS of every check begins with, its authorities and its own certificate; nil = the system's
+	// authorities and no certificate.
+	TLS *tls.Config
 
 	mu         sync.Mutex
 	transports map[transportKey]*http.Transport
@@ -57,6 +62,16 @@ func (h *Host) transport(s Spec, h2 bool) *http.Transport {
 	}
 	h.transports[key] = t
 	return t
+}
+
+// tlsConfig is the TLS of one check.
+func tlsConfig(s Spec) *tls.Config {
+	c := new(tls.Config)
+	if s.Host.TLS != nil {
+		c = s.Host.TLS.Clone()
+	}
+	c.ServerName, c.InsecureSkipVerify = s.TLSServerName, s.TLSSkipVerify
+	return c
 }
 
 func (h *Host) systemctl() string {

@@ -2,7 +2,6 @@ package health
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -88,10 +87,6 @@ func (p *httpProber) probe(ctx context.Context) (Status, string) {
 		return Warning, output
 	}
 	return Critical, output
-}
-
-func tlsConfig(s Spec) *tls.Config {
-	return &tls.Config{ServerName: s.TLSServerName, InsecureSkipVerify: s.TLSSkipVerify}
 }
 
 // tail keeps the last max bytes written to it and counts them all.

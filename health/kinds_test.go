@@ -3,6 +3,7 @@ package health_test
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -56,6 +57,9 @@ func runKinds(t *testing.T, cases map[string]kindCase) {
 				want, part := strings.CutPrefix(c.output, "~")
 				if got.status != c.status || part && !strings.Contains(got.output, want) || !part && got.output != want {
 					t.Errorf("%s: got %q %.300q, want %q %q", name, got.status, got.output, c.status, c.output)
+				}
+				if strings.Contains(got.output, "secret") || strings.Contains(got.output, "sec ret") {
+					t.Errorf("%s: a password was shown: %q", name, got.output)
 				}
 			case <-time.After(30 * time.Second):
 				t.Errorf("%s: no report", name)
@@ -304,7 +308,7 @@ func TestHTTPCheckOfHostileServers(t *testing.T) {
 		}
 	})
 	runKinds(t, map[string]kindCase{
-		"babbler":         {health.Spec{HTTP: "http://" + babbler(t)}, health.Critical, "~HTTP"},
+		"babbler":         {health.Spec{HTTP: "http://" + babbler(t)}, health.Critical, "~Get "},
 		"dripper":         {health.Spec{HTTP: "http://" + dripper(t), Timeout: short}, health.Critical, "~deadline exceeded"},
 		"endless headers": {health.Spec{HTTP: "http://" + endless}, health.Critical, "~headers exceeded"},
 		"closes":          {health.Spec{HTTP: "http://" + closer(t)}, health.Critical, "~Get "},
@@ -560,4 +564,27 @@ func TestSharedTransportsKeepChecksApart(t *testing.T) {
 			t.Errorf("with verification: %+v", got)
 		}
 	}
+}
+
+// TestAgentTLS: with the agent's own authorities and certificate, a service that demands both passes, and others do not.
+func TestAgentTLS(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	srv.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	roots := x509.NewCertPool()
+	roots.AddCert(srv.Certificate())
+	mine := &health.Host{TLS: &tls.Config{RootCAs: roots, Certificates: srv.TLS.Certificates}}
+	addr := srv.Listener.Addr().String()
+	runKinds(t, map[string]kindCase{
+		"http":       {health.Spec{HTTP: srv.URL, Host: mine}, health.Passing, "~200 OK"},
+		"http name":  {health.Spec{HTTP: srv.URL, Host: mine, TLSServerName: "wrong.example"}, health.Critical, "~certificate"},
+		"http none":  {health.Spec{HTTP: srv.URL}, health.Critical, "~certificate"},
+		"http bare":  {health.Spec{HTTP: srv.URL, TLSSkipVerify: true}, health.Critical, "~certificate required"},
+		"tcp":        {health.Spec{TCP: addr, TCPUseTLS: true, Host: mine}, health.Passing, "~Success"},
+		"h2ping":     {health.Spec{H2PING: addr, H2PingUseTLS: true, Host: mine}, health.Passing, "~successful"},
+		"grpc: http": {health.Spec{GRPC: addr, GRPCUseTLS: true, Host: mine}, health.Critical, "~not a gRPC server: status 200"},
+	})
 }
