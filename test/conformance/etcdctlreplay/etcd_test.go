@@ -25,7 +25,7 @@ func TestAgainstEtcd(t *testing.T) {
 	if theirs == "" {
 		skip["backup"] = "our command line reads the files of our servers"
 	}
-	replayAll(t, Options{Command: cmp.Or(theirs, etcdctl), Debian: theirs != "", Skip: skip, Stage: func(t *testing.T, second string) Stage {
+	replayAll(t, recordings(t), Options{Command: cmp.Or(theirs, etcdctl), Debian: theirs != "", Skip: skip, Stage: func(t *testing.T, second string) Stage {
 		e := &etcdStage{binary: binary, second: second, data: t.TempDir(), peer: freeURL(t), client: freeURL(t)}
 		if second != "" {
 			e.secondPeer, e.secondClient = freeURL(t), freeURL(t)

@@ -125,9 +125,9 @@ func (r *run) await(s *Step) (*output, error) {
 }
 
 func (r *run) start(s *Step, argv []string) (*process, error) {
-	filled := make([]string, len(argv))
-	for i, a := range argv {
-		filled[i] = r.fill(a)
+	filled := slices.Clone(r.o.Before)
+	for _, a := range argv {
+		filled = append(filled, r.fill(a))
 	}
 	p := &process{cmd: exec.Command(r.o.Command, filled...), done: make(chan struct{})}
 	p.cmd.Dir, p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = r.dir, strings.NewReader(s.Stdin), &p.out, &p.errout
@@ -135,6 +135,9 @@ func (r *run) start(s *Step, argv []string) (*process, error) {
 	p.cmd.Env = append(p.cmd.Env, "ETCDCTL_API=2")
 	if !s.NoEndpointEnv {
 		p.cmd.Env = append(p.cmd.Env, "ETCDCTL_ENDPOINTS="+r.stage.URL())
+	}
+	if r.o.Env != "" {
+		p.cmd.Env = append(p.cmd.Env, r.o.Env+"="+r.stage.URL())
 	}
 	for k, v := range s.Env {
 		p.cmd.Env = append(p.cmd.Env, k+"="+r.fill(v))

@@ -27,6 +27,10 @@ import (
 type Options struct {
 	// Command is the program to run in the place of etcdctl.
 	Command string
+	// Before are arguments put before the recorded ones.
+	Before []string
+	// Env names a variable that gets the URL of the first server, as ETCDCTL_ENDPOINTS does; "" for none.
+	Env string
 	// Debian says that Command is Debian's etcdctl, which departs from the recordings in marked cases.
 	Debian bool
 	// Skip says why a recording ("file.jsonl"), a case ("name") is left out, or why one step ("name/3") is run but not

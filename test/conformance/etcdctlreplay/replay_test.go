@@ -13,8 +13,8 @@ import (
 	"github.com/musterhq/muster/test/conformance/etcdreplay"
 )
 
-// etcdctl is our binary under the name etcdctl.
-var etcdctl string
+// muster is our binary, and etcdctl the same under that name.
+var muster, etcdctl string
 
 func TestMain(m *testing.M) { os.Exit(build(m)) }
 
@@ -25,15 +25,15 @@ func build(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	binary := filepath.Join(dir, "muster")
-	cmd := exec.Command("go", "build", "-o", binary, "../../../cmd/muster")
+	muster = filepath.Join(dir, "muster")
+	cmd := exec.Command("go", "build", "-o", muster, "../../../cmd/muster")
 	cmd.Stderr = os.Stderr
 	etcdctl = filepath.Join(dir, "etcdctl")
 	if err := cmd.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "building the binary:", err)
 		return 1
 	}
-	if err := os.Symlink(binary, etcdctl); err != nil {
+	if err := os.Symlink(muster, etcdctl); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -50,9 +50,9 @@ func recordings(t *testing.T) []string {
 }
 
 // replayAll replays the recordings side by side, however few tests may run in parallel: they wait more than they work.
-func replayAll(t *testing.T, o Options) {
+func replayAll(t *testing.T, files []string, o Options) {
 	var all sync.WaitGroup
-	for _, f := range recordings(t) {
+	for _, f := range files {
 		all.Go(func() {
 			t.Run(strings.TrimSuffix(filepath.Base(f), ".jsonl"), func(t *testing.T) { Run(t, f, o) })
 		})
@@ -63,13 +63,27 @@ func replayAll(t *testing.T, o Options) {
 // TestAgainstMuster replays with our binary under the name etcdctl against our servers.
 func TestAgainstMuster(t *testing.T) {
 	t.Parallel()
-	replayAll(t, Options{Command: etcdctl, Skip: Departures(), Stage: func(t *testing.T, second string) Stage { return newStage(t, second) }})
+	replayAll(t, recordings(t), Options{Command: etcdctl, Skip: Departures(), Stage: newStage})
+}
+
+// TestOwnCommands replays with muster's own commands, which give the same where they take the same arguments.
+func TestOwnCommands(t *testing.T) {
+	t.Parallel()
+	o := Options{Command: muster, Env: "MUSTER_HTTP_ADDR", Stage: newStage, Skip: map[string]string{
+		"unsupported-format":           "an unknown format is refused, and nothing is done",
+		"member-remove-errors/3":       "the hint names the command that was typed",
+		"member-add-start-list-remove": "it is slow, and shows the same under the name etcdctl",
+		"backup/1":                     "a key command stands under kv",
+	}}
+	replayAll(t, []string{"../etcdctl/member.jsonl", "../etcdctl/backup.jsonl"}, o)
+	o.Before = []string{"kv"}
+	replayAll(t, []string{"../etcdctl/kv.jsonl", "../etcdctl/dirs.jsonl", "../etcdctl/formats.jsonl", "../etcdctl/watch.jsonl"}, o)
 }
 
 // stage is a cluster of one, which a second server may join.
 type stage struct{ first, second *testcluster.Host }
 
-func newStage(t *testing.T, second string) *stage {
+func newStage(t *testing.T, second string) Stage {
 	t.Helper()
 	c := testcluster.Start(t, 0, 0)
 	s := &stage{first: c.AddServer(t, "n1", "-bootstrap-expect=1")}
