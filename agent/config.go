@@ -83,6 +83,10 @@ type Config struct {
 	// Ports of all listeners; -1 turns one off.
 	Ports Ports `key:"ports"`
 
+	// AdvertiseClientURLs are what clients of the hierarchical dialect are told to reach this server at, in its list
+	// of members. Default: the listeners of the etcd interface, with AdvertiseAddr for any-addresses.
+	AdvertiseClientURLs []string `key:"advertise_client_urls" flag:"advertise-client-urls" usage:"client URLs told to etcd clients, separated by commas"`
+
 	// TaggedAddresses are further names for this node's address in its catalog record. Defaults after Load: lan, wan
 	// and the variants by family, from AdvertiseAddr and AdvertiseAddrWAN.
 	TaggedAddresses map[string]string `key:"tagged_addresses"`

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -16,10 +17,11 @@ import (
 type hostFacts struct {
 	hostname  func() (string, error)
 	addresses func() ([]netip.Addr, error) // of the interfaces that are up
+	lookup    func(host string) (string, error)
 }
 
 func systemHost() hostFacts {
-	return hostFacts{hostname: os.Hostname, addresses: interfaceAddresses}
+	return hostFacts{hostname: os.Hostname, addresses: interfaceAddresses, lookup: lookupHost}
 }
 
 func interfaceAddresses() ([]netip.Addr, error) {
@@ -45,8 +47,12 @@ func interfaceAddresses() ([]netip.Addr, error) {
 	return out, nil
 }
 
-// Listener is where one interface listens. Network is "tcp", "udp" or "unix"; Address host:port or a path.
-type Listener struct{ Network, Address string }
+// Listener is where one interface listens. Network is "tcp", "udp" or "unix"; Address host:port or a path. TLS is set
+// for an address that was given as an https:// URL.
+type Listener struct {
+	Network, Address string
+	TLS              bool
+}
 
 // HTTPListeners, HTTPSListeners, EtcdListeners and DNSListeners give the places of each interface, none when its
 // port is off. DNS listens on both networks at each place; the Listener says tcp.
@@ -75,12 +81,23 @@ func (c *Config) listeners(override string, port int) []Listener {
 	var out []Listener
 	for _, a := range strings.Fields(addrs) {
 		if path, ok := strings.CutPrefix(a, "unix://"); ok {
-			out = append(out, Listener{"unix", path})
+			out = append(out, Listener{Network: "unix", Address: path})
+		} else if u := asURL(a); u != nil {
+			out = append(out, Listener{Network: "tcp", Address: u.Host, TLS: u.Scheme == "https"})
 		} else {
-			out = append(out, Listener{"tcp", joinPort(a, port)})
+			out = append(out, Listener{Network: "tcp", Address: joinPort(a, port)})
 		}
 	}
 	return out
+}
+
+// asURL parses a place given as a URL with its own port, nil when it is none.
+func asURL(place string) *url.URL {
+	u, err := url.Parse(place)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Port() == "" {
+		return nil
+	}
+	return u
 }
 
 func joinPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
@@ -143,6 +160,9 @@ func (v *validator) hosts(key, text string, sockets bool) string {
 	for _, a := range list {
 		if path, ok := strings.CutPrefix(a, "unix://"); ok && sockets && path != "" {
 			continue
+		}
+		if u := asURL(a); u != nil && key == "addresses.etcd" {
+			a = u.Hostname()
 		}
 		if _, err := netip.ParseAddr(a); err != nil {
 			v.bad(key, "expected IP addresses separated by spaces, got %q", a)

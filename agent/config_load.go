@@ -49,6 +49,7 @@ type loader struct {
 	dev       bool
 	change    func(*Config) // of the defaults
 	force     bool          // -force-new-cluster
+	etcd      etcdFlags
 	paths     []string
 	format    string
 	fragments []string
@@ -72,7 +73,10 @@ func (l *loader) load(args, env []string, usage io.Writer) (Config, []Warning, e
 	if err := l.environment(env, fs); err != nil {
 		return Config{}, nil, err
 	}
-	if err := fs.Parse(args); err != nil {
+	if err := fs.Parse(joinProxyValue(args)); err != nil {
+		return Config{}, nil, err
+	}
+	if err := l.etcdEnvironment(env); err != nil {
 		return Config{}, nil, err
 	}
 	if rest := fs.Args(); len(rest) > 0 {
@@ -96,6 +100,11 @@ func (l *loader) finish(given []setting) (Config, []Warning, error) {
 		l.path(&c, path)
 	}
 	c.ConfigFiles = slices.Clone(l.paths)
+	for _, s := range l.etcdSources() {
+		d := decoder{source: s.name, origins: c.origins}
+		d.config(&c, s.tree)
+		l.take(d)
+	}
 	for _, s := range given {
 		d := decoder{source: s.source, origins: c.origins}
 		d.setting(reflect.ValueOf(&c).Elem().FieldByIndex(s.field), s)
@@ -107,6 +116,7 @@ func (l *loader) finish(given []setting) (Config, []Warning, error) {
 	if len(l.errs) > 0 { // values that could not be read would only be complained of twice
 		return Config{}, l.warns, errors.Join(l.errs...)
 	}
+	l.finishEtcd(&c)
 	v := validator{c: &c, host: l.host, files: len(l.paths) > 0}
 	v.run()
 	l.warns = append(l.warns, v.warns...)
@@ -235,6 +245,10 @@ func (l *loader) flags(usage io.Writer) *flag.FlagSet {
 	}
 	for _, f := range flagFields() {
 		add(f.name, f.usage, f.kind.Kind() == reflect.Bool, func(s string) error {
+			if f.name == "proxy" && slices.Contains([]string{"on", "off", "readonly"}, s) {
+				l.etcd.set(f.name, s, "flag -"+f.name)
+				return nil
+			}
 			l.given = append(l.given, setting{"flag -" + f.name, f.key, f.index, s})
 			return nil
 		})
@@ -261,6 +275,12 @@ func (l *loader) flags(usage io.Writer) *flag.FlagSet {
 		l.fragments = append(l.fragments, s)
 		return nil
 	})
+	for _, name := range etcdNames() {
+		add(name, "as with etcd", etcdBool[name], func(s string) error {
+			l.etcd.set(name, s, "flag -"+name)
+			return nil
+		})
+	}
 	for name, isBool := range ignoredFlags {
 		add(name, "accepted and unused", isBool, func(string) error {
 			l.warns = append(l.warns, Warning{"flag -" + name, name, "accepted and unused"})
@@ -284,7 +304,11 @@ func (l *loader) environment(env []string, fs *flag.FlagSet) error {
 		}
 	}
 	var errs []error
+	ofEtcd := etcdNames()
 	fs.VisitAll(func(f *flag.Flag) {
+		if slices.Contains(ofEtcd, f.Name) {
+			return // their variables begin with ETCD_
+		}
 		name := EnvName(f.Name)
 		value, ok := values[name]
 		if !ok {
@@ -329,9 +353,11 @@ func printUsage(fs *flag.FlagSet, w io.Writer) {
 	fmt.Fprint(w, "Usage: muster agent [flags]\n\n"+
 		"Runs the agent. Every flag can also be given as an environment variable. Order, later wins: defaults,\n"+
 		"-dev, configuration files, environment, flags, -hcl.\n\n")
+	ofEtcd := etcdNames()
 	fs.VisitAll(func(f *flag.Flag) {
-		if _, unused := ignoredFlags[f.Name]; !unused {
+		if _, unused := ignoredFlags[f.Name]; !unused && !slices.Contains(ofEtcd, f.Name) {
 			fmt.Fprintf(w, "  -%-28s %s [%s]\n", f.Name, f.Usage, EnvName(f.Name))
 		}
 	})
+	fmt.Fprintf(w, "\nThe flags of etcd (-name, -listen-client-urls, -initial-cluster and so on) and their ETCD_ variables are understood\ntoo: docs/migrating-from-etcd.md lists them.\n")
 }

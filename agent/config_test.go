@@ -69,7 +69,7 @@ func TestDefaults(t *testing.T) {
 	if c.LeaveOnTerminate || !c.SkipLeaveOnInterrupt {
 		t.Error("an agent leaves by a signal")
 	}
-	if got := c.HTTPListeners(); !slices.Equal(got, []Listener{{"tcp", "127.0.0.1:8500"}}) {
+	if got := c.HTTPListeners(); !slices.Equal(got, []Listener{{Network: "tcp", Address: "127.0.0.1:8500"}}) {
 		t.Errorf("HTTP listeners %v", got)
 	}
 	if c.HTTPSListeners() != nil {
@@ -320,11 +320,11 @@ func TestAddressTemplates(t *testing.T) {
 	if !slices.Equal(c.RetryJoin, []string{"10.0.0.1", "10.0.0.2"}) {
 		t.Errorf("retry_join %v", c.RetryJoin)
 	}
-	if got := c.DNSListeners(); !slices.Equal(got, []Listener{{"tcp", "127.0.0.1:8600"}, {"tcp", "[::1]:8600"}}) {
+	if got := c.DNSListeners(); !slices.Equal(got, []Listener{{Network: "tcp", Address: "127.0.0.1:8600"}, {Network: "tcp", Address: "[::1]:8600"}}) {
 		t.Errorf("DNS listeners %v", got)
 	}
 	c = mustLoad(t, map[string]string{"a.hcl": `addresses { http = "unix:///run/muster.sock 127.0.0.2" }`}, nil, "-data-dir=/d")
-	if got := c.HTTPListeners(); !slices.Equal(got, []Listener{{"unix", "/run/muster.sock"}, {"tcp", "127.0.0.2:8500"}}) {
+	if got := c.HTTPListeners(); !slices.Equal(got, []Listener{{Network: "unix", Address: "/run/muster.sock"}, {Network: "tcp", Address: "127.0.0.2:8500"}}) {
 		t.Errorf("HTTP listeners %v", got)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -213,7 +214,13 @@ func (v *validator) ports() {
 				continue
 			}
 			for _, network := range strings.Fields(one.networks) {
-				claim(one.port, place{one.key, one.name, network, host})
+				port := one.port
+				if u := asURL(host); u != nil {
+					if n, err := strconv.Atoi(u.Port()); err == nil {
+						port, host = n, u.Hostname()
+					}
+				}
+				claim(port, place{one.key, one.name, network, host})
 			}
 		}
 	}
@@ -253,6 +260,11 @@ func (v *validator) tls() {
 		inherit("verify_server_hostname", func() { one.t.VerifyServerHostname = d.VerifyServerHostname })
 		inherit("tls_min_version", func() { one.t.MinVersion = d.MinVersion })
 		v.stanza(one.key, one.t)
+	}
+	for _, l := range c.EtcdListeners() {
+		if l.TLS && c.TLS.HTTPS.CertFile == "" {
+			v.bad("addresses.etcd", "https://%s needs a certificate: set cert_file and key_file in tls.defaults or tls.https", l.Address)
+		}
 	}
 	if c.Ports.DNSTLS > 0 && c.TLS.HTTPS.CertFile == "" {
 		v.bad("ports.dns_tls", "needs a certificate: set cert_file and key_file in tls.defaults or tls.https")
@@ -380,6 +392,9 @@ func (v *validator) numbers() {
 	}
 }
 
+// maxClientURLs bounds the client URLs of one server: gossip carries them to everybody.
+const maxClientURLs = 200
+
 // words checks the texts that must be one of a few, or have a form.
 func (v *validator) words() {
 	c := v.c
@@ -399,6 +414,15 @@ func (v *validator) words() {
 		}
 	}
 	v.origins()
+	c.AdvertiseClientURLs = strings.FieldsFunc(strings.Join(c.AdvertiseClientURLs, ","), func(r rune) bool { return r == ',' || r == ' ' })
+	for i, u := range c.AdvertiseClientURLs {
+		if asURL(u) == nil {
+			v.bad(fmt.Sprintf("advertise_client_urls[%d]", i), "expected a URL such as http://10.0.0.1:2379, got %q", u)
+		}
+	}
+	if n := len(strings.Join(c.AdvertiseClientURLs, ",")); n > maxClientURLs {
+		v.bad("advertise_client_urls", "expected %d characters or less, got %d", maxClientURLs, n)
+	}
 	for i, p := range c.HTTP.BlockEndpoints {
 		if !strings.HasPrefix(p, "/") {
 			v.bad(fmt.Sprintf("http_config.block_endpoints[%d]", i), "expected a path that begins with a slash, got %q", p)

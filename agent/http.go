@@ -27,12 +27,18 @@ func (a *Agent) startHTTP() error {
 	handler = api.CORS(a.cfg.CORS, handler) // here and not in the routes: a relayed answer has the headers once
 	open := func(list []Listener, tlsConfig *tls.Config) error {
 		for _, l := range list {
-			addr := l.Address
+			addr, secure := l.Address, tlsConfig
+			if l.TLS {
+				var err error
+				if secure, err = clientTLS(a.cfg.TLS.HTTPS); err != nil {
+					return err
+				}
+			}
 			if l.Network == "unix" {
 				addr = "unix://" + addr
 			}
 			s := api.NewServer(api.ServerConfig{
-				Addr: addr, Handler: handler, TLS: tlsConfig, MaxHeaderBytes: a.cfg.HTTP.MaxHeaderBytes,
+				Addr: addr, Handler: handler, TLS: secure, MaxHeaderBytes: a.cfg.HTTP.MaxHeaderBytes,
 				MaxConnsPerClient: a.cfg.Limits.HTTPMaxConnsPerClient, Logger: a.log.Named("http"),
 			})
 			if _, err := s.Listen(); err != nil {

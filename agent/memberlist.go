@@ -177,7 +177,7 @@ func (a *Agent) listMembers(s *kv.Snap) ([]listed, error) {
 		if m, ok := gossip[srv.ID]; ok {
 			l.Name = m.Name
 			if u := m.Tags[tagEtcd]; u != "" {
-				l.ClientURLs = []string{u}
+				l.ClientURLs = strings.Split(u, ",")
 			}
 		}
 		out = append(out, l)

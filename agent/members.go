@@ -19,7 +19,7 @@ import (
 	"github.com/musterhq/muster/proxy"
 )
 
-// tagEtcd carries the URL of a server's interface for etcd clients, which ask the members for it.
+// tagEtcd carries the URLs, separated by commas, of a server's interface for etcd clients, which ask the members for it.
 const tagEtcd = "etcd"
 
 // openGossip starts gossip. It joins nobody yet.
@@ -39,8 +39,8 @@ func (a *Agent) openGossip() error {
 		if n := a.cfg.BootstrapExpect; n > 0 {
 			tags[membership.TagExpect] = strconv.Itoa(n)
 		}
-		if l := a.cfg.EtcdListeners(); len(l) > 0 && l[0].Network == "tcp" {
-			tags[tagEtcd] = "http://" + a.reachable(l[0].Address)
+		if urls := a.ownClientURLs(); len(urls) > 0 {
+			tags[tagEtcd] = strings.Join(urls, ",")
 		}
 		if id := a.raft.ClusterID(); id != "" {
 			tags[membership.TagCluster] = id
@@ -61,6 +61,23 @@ func (a *Agent) openGossip() error {
 	a.pool = pool
 	pool.Respond(a.answerWhy)
 	a.onStop("gossip", func(context.Context) error { return pool.Shutdown() })
+	return nil
+}
+
+// ownClientURLs are where clients of the hierarchical dialect reach this server.
+func (a *Agent) ownClientURLs() []string {
+	if len(a.cfg.AdvertiseClientURLs) > 0 {
+		return a.cfg.AdvertiseClientURLs
+	}
+	for _, l := range a.cfg.EtcdListeners() {
+		if l.Network == "tcp" {
+			scheme := "http"
+			if l.TLS {
+				scheme = "https"
+			}
+			return []string{scheme + "://" + a.reachable(l.Address)}
+		}
+	}
 	return nil
 }
 

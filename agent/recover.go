@@ -177,3 +177,18 @@ func RecoverSurvivor(ctx context.Context, s Survivor, addr string, force bool, l
 	st, err := recoverState(raftDir(s.DataDir), s.NodeID, "", addr, newTree(&Config{}), newLogger(&Config{LogLevel: "warn"}, log))
 	return st.ClusterID, err
 }
+
+// AwaitLeader returns when this agent knows a leader, or with an error when ctx or the agent ends first.
+func (a *Agent) AwaitLeader(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer context.AfterFunc(a.ctx, cancel)()
+	defer cancel()
+	for {
+		if addr, err := a.leaderAddr(ctx); err == nil && addr != "" {
+			return nil
+		}
+		if !rest(ctx, leaderPause) {
+			return context.Cause(ctx)
+		}
+	}
+}

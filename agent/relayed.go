@@ -48,7 +48,7 @@ func (a *Agent) clientURLs() (urls []string) {
 	}
 	for _, m := range a.pool.Members() {
 		if u := m.Tags[tagEtcd]; u != "" && isServer(m) && m.Status == membership.StatusAlive {
-			urls = append(urls, u)
+			urls = append(urls, strings.Split(u, ",")...)
 		}
 	}
 	return urls

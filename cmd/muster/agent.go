@@ -33,6 +33,11 @@ func runAgent(defaults func(*agent.Config), args []string, out, errw io.Writer) 
 	load := func() (agent.Config, []agent.Warning, error) {
 		return agent.LoadFrom(defaults, args, os.Environ(), out)
 	}
+	return runLoaded(load, out, errw, func(*agent.Agent) {})
+}
+
+// runLoaded runs the agent until it is told to stop; up runs beside it once it is started.
+func runLoaded(load func() (agent.Config, []agent.Warning, error), out, errw io.Writer, up func(*agent.Agent)) error {
 	cfg, warnings, err := load()
 	if errors.Is(err, flag.ErrHelp) {
 		return nil
@@ -51,6 +56,7 @@ func runAgent(defaults func(*agent.Config), args []string, out, errw io.Writer) 
 	if err != nil {
 		return err
 	}
+	go up(a)
 	return serve(a, cfg, signals, errw)
 }
 

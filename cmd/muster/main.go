@@ -71,6 +71,8 @@ func personality(argv0 string) commandLine {
 		return runEtcdctl
 	case "consul":
 		return runConsul
+	case "etcd":
+		return runEtcd
 	}
 	return run
 }
