@@ -191,7 +191,7 @@ func (a *Agent) openPort() error {
 			return err
 		}
 	}
-	a.dialer = peer.NewDialer(peer.DialerConfig{TLS: a.tls, Metrics: a.metrics, Dial: a.opts.Dial})
+	a.dialer = peer.NewDialer(peer.DialerConfig{TLS: a.tls, Metrics: a.metrics, Dial: a.opts.Dial, Few: a.cfg.Server})
 	a.onStop("connections to servers", func(context.Context) error { a.dialer.Close(); return nil })
 	if !a.cfg.Server {
 		return nil

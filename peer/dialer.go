@@ -21,51 +21,77 @@ type DialerConfig struct {
 	Metrics *metrics.Metrics
 	// Dial replaces the TCP dial when set (tests cut the network here).
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Few says that few dial the same servers, as servers do among themselves. Their short requests then go over
+	// HTTP/1.1, with a connection each: a relayed write costs much less so. Crowds share connections by HTTP/2.
+	Few bool
 }
 
-// Dialer is the client side: raft streams, and pooled HTTP/2 connections for relayed requests. Safe for
+// Dialer is the client side: raft streams, and pooled connections for relayed requests. Safe for
 // concurrent use.
 type Dialer struct {
 	cfg         DialerConfig
 	short, long *http.Transport
-	waiting     held // connections of the long pool
+	waiting     held // connections that Drop breaks
 }
 
 // NewDialer makes a Dialer. Nothing is dialed before the first use.
 func NewDialer(cfg DialerConfig) *Dialer {
 	cfg.Timeout = orDefault(cfg.Timeout, DefaultDialTimeout)
 	if cfg.Dial == nil {
-		cfg.Dial = (&net.Dialer{KeepAliveConfig: keepAlive}).DialContext
+		cfg.Dial = (&net.Dialer{KeepAliveConfig: keepAlive, Control: boundSilence}).DialContext
 	}
 	d := &Dialer{cfg: cfg}
-	d.short, d.long = d.newPool(nil), d.newPool(&d.waiting)
+	d.long = d.newPool(&d.waiting, "h2")
+	if cfg.Few {
+		d.short = d.newPool(&d.waiting, "http/1.1")
+	} else {
+		d.short = d.newPool(nil, "h2")
+	}
 	return d
 }
 
-// newPool makes one set of HTTP/2 connections, as a rule one per server; they are noted in h unless that is nil.
-func (d *Dialer) newPool(h *held) *http.Transport {
+// newPool makes one set of connections that speak proto; they are noted in h unless that is nil. HTTP/2 takes as a rule
+// one per server, HTTP/1.1 one per request under way.
+func (d *Dialer) newPool(h *held, proto string) *http.Transport {
 	var protocols http.Protocols
-	if d.cfg.TLS != nil {
+	switch {
+	case proto != "h2":
+		protocols.SetHTTP1(true)
+	case d.cfg.TLS != nil:
 		protocols.SetHTTP2(true)
-	} else {
+	default:
 		protocols.SetUnencryptedHTTP2(true)
 	}
 	dial := func(ctx context.Context, _, addr string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
 		defer cancel()
-		return d.connect(ctx, addr, "h2", h)
+		return d.connect(ctx, addr, proto, h)
 	}
 	return &http.Transport{
 		Protocols:          &protocols,
 		DialContext:        dial,
 		DialTLSContext:     dial,
 		DisableCompression: true, // bodies pass through as they are
-		IdleConnTimeout:    DefaultIdleTimeout,
+		// Well before the server closes it: a write on a connection that is being closed has an unknown outcome.
+		IdleConnTimeout:     DefaultIdleTimeout / 2,
+		MaxIdleConnsPerHost: maxPerServer,
+		MaxConnsPerHost:     perServer(proto),
 		HTTP2: &http.HTTP2Config{
 			SendPingTimeout: pingAfter,
 			PingTimeout:     pingTimeout,
 		},
 	}
+}
+
+// maxPerServer bounds the connections of HTTP/1.1 to one server. More requests than that wait for one another.
+const maxPerServer = 256
+
+// perServer is the limit of connections to one server, 0 for none: HTTP/2 opens further ones only as it needs them.
+func perServer(proto string) int {
+	if proto == "h2" {
+		return 0
+	}
+	return maxPerServer
 }
 
 // DialError says that a connection was never established: refused, unreachable, timed out, or turned down in the

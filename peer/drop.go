@@ -5,9 +5,10 @@ import (
 	"sync"
 )
 
-// Drop breaks the connections to addr that carry long polls and streams. It is for who knows by other means that the
-// server is gone, when its machine vanished without a word: the probes of the connection would take longer, and
-// what only waits loses nothing when it asks elsewhere. Short requests, writes among them, are left alone.
+// Drop breaks the connections to addr that carry long polls and streams, and those of HTTP/1.1, which has no probes of
+// its own (see DialerConfig.Few). It is for who knows by other means that the server is gone, when its machine vanished
+// or its process hangs: what only waits loses nothing when it asks elsewhere, and a write to such a server would wait
+// for nobody knows how long to learn that its outcome is unknown.
 func (d *Dialer) Drop(addr string) { d.waiting.drop(addr) }
 
 // held notes open connections by the address they were dialed at.

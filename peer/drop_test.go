@@ -13,7 +13,7 @@ import (
 // TestDropBreaksWhatOnlyWaits: long polls to a server that is given up break, short requests go on.
 func TestDropBreaksWhatOnlyWaits(t *testing.T) {
 	modes(t, func(t *testing.T, tls *peer.TLS) {
-		release, arrived := make(chan struct{}), make(chan struct{}, 2)
+		release, arrived := make(chan struct{}), make(chan struct{}, 4)
 		srv := listen(t, peer.Config{TLS: tls, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			arrived <- struct{}{}
 			select {
@@ -47,6 +47,11 @@ func TestDropBreaksWhatOnlyWaits(t *testing.T) {
 		close(release)
 		if r := <-short; r.err != nil || r.text != "done" {
 			t.Errorf("the short request got %q, %v", r.text, r.err)
+		}
+		few := peer.NewDialer(peer.DialerConfig{TLS: tls, Few: true})
+		defer few.Close()
+		if got, err := send(ctx, few, "GET", "http://"+srv.Addr().String()+"/", ""); err != nil || got != "done" {
+			t.Errorf("over HTTP/1.1: %q, %v", got, err)
 		}
 		if got, err := send(peer.Long(ctx), d, "GET", "http://"+srv.Addr().String()+"/", ""); err != nil || got != "done" {
 			t.Errorf("a new long poll got %q, %v", got, err)
