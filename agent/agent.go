@@ -54,16 +54,17 @@ type Agent struct {
 	*telemetry
 	metrics *metrics.Metrics
 
-	tree   *kv.Tree        // nil on a proxy
-	raft   *consensus.Node // nil on a proxy
-	store  api.Store
-	tls    *peer.TLS // nil: plain
-	dialer *peer.Dialer
-	port   *peer.Server // nil on a proxy
-	pool   *membership.Pool
-	events *userEvents
-	relay  *proxy.Proxy
-	seen   seen
+	tree    *kv.Tree        // nil on a proxy
+	raft    *consensus.Node // nil on a proxy
+	store   api.Store
+	tls     *peer.TLS // nil: plain
+	dialer  *peer.Dialer
+	port    *peer.Server // nil on a proxy
+	pool    *membership.Pool
+	events  *userEvents
+	watches *watches
+	relay   *proxy.Proxy
+	seen    seen
 
 	memberCache memberCache
 	unreachable atomic.Int64 // unix nanoseconds when no server could be reached last
@@ -113,7 +114,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, opts: opts, started: time.Now(), done: make(chan struct{}), memberEvents: make(chan membership.Event, 1024), compareSoon: make(chan struct{}, 1), admitSoon: make(chan struct{}, 1), up: make(chan struct{})}
 	a.log = newLogger(&cfg, opts.Log)
-	a.events = newUserEvents(a)
+	a.events, a.watches = newUserEvents(a), &watches{agent: a}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	if err := a.open(ctx); err != nil {
 		a.Stop()
@@ -348,6 +349,8 @@ func (a *Agent) startCluster(ctx context.Context) error {
 		return err
 	}
 	close(a.up)
+	a.watches.set(a.cfg.Watches)
+	a.onStop("watches", func(context.Context) error { a.watches.close(); return nil })
 	return nil
 }
 

@@ -206,6 +206,9 @@ type Config struct {
 	// EnableDebug serves profiles at /debug/pprof/. Default: false (true with -dev).
 	EnableDebug bool `key:"enable_debug"`
 
+	// Watches run a handler for each new state of something. They are started anew by a reload.
+	Watches []WatchConfig `key:"watches"`
+
 	// Services and Checks are registered on this machine for as long as the files say so. `service` and `check`
 	// blocks are collected here too.
 	Services []consul.ServiceDefinition `key:"services"`

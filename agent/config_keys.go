@@ -42,7 +42,7 @@ var ignored = map[string]string{
 	"telemetry.retry_failed_connection": noTelemetry, "telemetry.statsd_address": noTelemetry, "telemetry.statsite_address": noTelemetry,
 	"tls.defaults.tls_cipher_suites": noNeed, "tls.grpc": noMesh, "tls.https.tls_cipher_suites": noNeed, "tls.internal_rpc.tls_cipher_suites": noNeed,
 	"translate_wan_addrs": noWAN, "ui": noUI, "ui_config": noUI, "ui_content_path": noUI, "ui_dir": noUI,
-	"unix_sockets": notYet, "use_streaming_backend": noNeed, "version": noNeed, "watches": notYet, "xds": noMesh,
+	"unix_sockets": notYet, "use_streaming_backend": noNeed, "version": noNeed, "xds": noMesh,
 }
 
 // idle are the keys that are read and checked like any other, because their values must make sense when they begin

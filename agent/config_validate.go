@@ -449,6 +449,11 @@ func (v *validator) origins() {
 
 // definitions checks services and checks with the registry's own rules.
 func (v *validator) definitions() {
+	for i := range v.c.Watches {
+		if err := v.c.Watches[i].check(v.c.Datacenter); err != nil {
+			v.bad(fmt.Sprintf("watches[%d]", i), "%v", err)
+		}
+	}
 	may := rules{v.c.EnableScriptChecks || v.c.EnableLocalScriptChecks, new(health.Host)}
 	seen := map[string]bool{}
 	for i := range v.c.Services {

@@ -191,6 +191,7 @@ func (a *Agent) Reload() error {
 	if err := a.registry.Reload(a.ctx, cfg.Services, cfg.Checks); err != nil {
 		return err
 	}
+	a.watches.set(cfg.Watches)
 	a.log.SetLevel(hclogLevel(cfg.LogLevel))
 	a.log.Info("configuration reloaded")
 	return nil
