@@ -92,7 +92,7 @@ func (a *Agent) admitServer(ctx context.Context, m membership.Member, records me
 	if err := a.answersAs(ctx, addr, m.ID()); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
 	defer cancel()
 	a.log.Info("adding a server to the consensus", "node", m.Name, "address", addr)
 	return a.raft.AddNonvoter(ctx, m.ID(), addr) // a voter that moved stays one

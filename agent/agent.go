@@ -103,6 +103,9 @@ type stopStep struct {
 	f    func(context.Context) error
 }
 
+// relayDrain is how long a stop waits for relayed requests under way before it cuts them.
+const relayDrain = 300 * time.Millisecond
+
 // stopTimeout bounds the whole stop.
 const stopTimeout = 15 * time.Second
 
@@ -211,7 +214,11 @@ func (a *Agent) openPort() error {
 	}
 	a.port = port
 	a.onStop("server port", func(ctx context.Context) error {
-		cancel(api.ErrShutdown)
+		// What was relayed here and is on its way to another server is given time to be answered: cut, nobody could
+		// say whether it ran.
+		drain, end := context.WithTimeout(ctx, relayDrain)
+		defer end()
+		defer context.AfterFunc(drain, func() { cancel(api.ErrShutdown) })()
 		return port.Close(ctx)
 	})
 	return nil

@@ -171,7 +171,7 @@ func (p *autopilot) promote(ctx context.Context, c consul.AutopilotConfig, serve
 		if s.Voter || !h.healthy || !few && time.Since(h.since) < time.Duration(c.ServerStabilizationTime) {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, changeTimeout)
 		defer cancel()
 		if err := p.raft.AddVoter(ctx, s.ID, s.Addr); err != nil {
 			p.log.Warn("server could not be given its vote", "node", h.member.Name, "error", err)
@@ -199,7 +199,7 @@ func (p *autopilot) cleanUp(ctx context.Context, c consul.AutopilotConfig, serve
 		if s.ID == p.id || h.gone.IsZero() || time.Since(h.gone) < wait || time.Since(s.LastContact) < wait || s.Voter && voters(servers)-1 < least {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, changeTimeout)
 		defer cancel()
 		if err := p.raft.RemoveServer(ctx, s.ID, false); err != nil {
 			p.log.Debug("dead server stays in the consensus", "node", h.member.Name, "error", err)

@@ -22,6 +22,9 @@ var (
 	_ consul.Keyring  = operator{}
 )
 
+// changeTimeout bounds the wait until a change of the configuration is agreed upon.
+const changeTimeout = 10 * time.Second
+
 // raftProtocol is the version that all servers speak, as clients expect to read it.
 const raftProtocol = "3"
 
@@ -76,6 +79,8 @@ func (o operator) RemovePeer(ctx context.Context, id, address string, force bool
 			return o.handOver(ctx, &server)
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, changeTimeout) // a forced change may never be agreed upon
+	defer cancel()
 	o.log.Warn("a server is removed from the consensus by request", "id", server.ID, "address", server.Addr, "forced", force)
 	defer o.memberCache.forget()
 	return storeError(o.raft.RemoveServer(ctx, server.ID, force))

@@ -181,6 +181,8 @@ func Status(err error) int {
 		return http.StatusRequestEntityTooLarge
 	case errors.Is(err, ErrTooFar):
 		return http.StatusLoopDetected
+	case errors.Is(err, errNotSent):
+		return http.StatusServiceUnavailable
 	case errors.Is(err, ErrBadHops), errors.As(err, &body):
 		return http.StatusBadRequest
 	case errors.As(err, &unknown):
@@ -243,12 +245,12 @@ func (p *Proxy) RoundTrip(req *http.Request, t Target) (*http.Response, error) {
 // fail answers err. A request that was cancelled, by its client or because this agent stops, gets a broken connection:
 // a handler that just returned would have said 200 to a write that may never have run.
 func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, hops int, err error) {
-	if r.Context().Err() != nil {
+	if r.Context().Err() != nil && (hops == 0 || !errors.Is(err, errNotSent)) {
 		panic(http.ErrAbortHandler)
 	}
 	p.count("failed")
 	p.log.Debug("relay failed", "method", r.Method, "path", r.URL.Path, "error", err)
-	if errors.Is(err, ErrTooFar) {
+	if errors.Is(err, ErrTooFar) || errors.Is(err, errNotSent) {
 		// Nothing ran: the agent before us may look for the leader again.
 		w.Header().Set(NotLeaderHeader, "1")
 	}

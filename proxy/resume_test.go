@@ -250,6 +250,42 @@ func TestStoppingAgentAcknowledgesNothing(t *testing.T) {
 	}
 }
 
+// TestStoppingAgentSendsRelayedRequestsBack: a request that waits here for a leader, and was relayed here, has not run:
+// the agent before us is told so and can ask elsewhere.
+func TestStoppingAgentSendsRelayedRequestsBack(t *testing.T) {
+	var asked atomic.Bool
+	b := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		asked.Store(true)
+		w.Header().Set(NotLeaderHeader, "1")
+		w.WriteHeader(http.StatusServiceUnavailable)
+	})
+	base, stop := context.WithCancel(t.Context())
+	p := newProxy(t, nil, b.addr())
+	p.picker.random = func() float64 { // of the pause after the first refusal
+		if asked.Load() {
+			stop()
+		}
+		return 0
+	}
+	f := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.Relay(w, r, Leader, nil) }))
+	f.Config.BaseContext = func(net.Listener) context.Context { return base }
+	f.Start()
+	t.Cleanup(func() { f.CloseClientConnections(); f.Close() })
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, f.URL+"/k", strings.NewReader("v"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set(HopsHeader, "1")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get(NotLeaderHeader) == "" {
+		t.Errorf("the relaying agent is answered with %s, want the proof that nothing ran", resp.Status)
+	}
+}
+
 // TestServerThatGivesUpIsNotTheAnswer: 499 is what a stopping server says of requests it drops.
 func TestServerThatGivesUpIsNotTheAnswer(t *testing.T) {
 	stopping := serve(t, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(statusCancelled) })

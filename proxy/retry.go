@@ -131,6 +131,9 @@ func (p *Proxy) do(a *asking) (*http.Response, string, error) {
 	ro.reset()
 	breaks := 0
 	for {
+		if ctx.Err() != nil {
+			return nil, "", fmt.Errorf("%w: %w", errNotSent, ctx.Err())
+		}
 		addr, ok := p.picker.pick(t, &ro)
 		if ok && addr == p.cfg.Self && addr != "" {
 			return nil, "", errSelf
@@ -211,9 +214,12 @@ func (p *Proxy) wait(ctx context.Context, began time.Time, t Target, ro *round) 
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return fmt.Errorf("%w: %w", errNotSent, ctx.Err())
 	}
 }
+
+// errNotSent: the request was cancelled between two attempts, of which the earlier are proven not to have run.
+var errNotSent = errors.New("cancelled before it was sent")
 
 // giveUp words the error after the last round.
 func (p *Proxy) giveUp(t Target, ro *round, down bool) error {
