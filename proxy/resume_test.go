@@ -19,11 +19,11 @@ import (
 // lines is a Resumer for answers of numbered lines: the header "At" says after which number the answer begins, and
 // the query after=N asks for what follows N.
 type lines struct {
-	from, last int // asked for, delivered
-	begun      bool
-	want       int // complete after so many lines; 0 = never
-	got        int
-	again      atomic.Int32
+	last  int // delivered
+	begun bool
+	want  int // complete after so many lines; 0 = never
+	got   int
+	again atomic.Int32
 }
 
 func (l *lines) Again(r *http.Request) {

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -83,4 +84,70 @@ func TestStockEtcdctlOnMembers(t *testing.T) {
 		out, code = run("cluster-health")
 		return code == 0
 	})
+}
+
+// TestStockEtcdctlVerbs goes through the verbs, flags and forms of output that TestStockEtcdctl leaves out.
+func TestStockEtcdctlVerbs(t *testing.T) {
+	ctl := tool(t, "etcdctl")
+	c := newCluster(t, 3, 1)
+	env := []string{"ETCDCTL_API=2", "ETCDCTL_ENDPOINTS=" + c.proxies[0].etcd()}
+	for _, s := range []struct {
+		args, out, has, errHas string
+		code                   int
+	}{
+		{"set /k v", "v\n", "", "", 0},
+		{"-o extended get /k", "", "Key: /k\nCreated-Index: ", "", 0},
+		{"-o json get /k", "", `{"action":"get","node":{"key":"/k","value":"v","nodes":null,`, "", 0},
+		{"get --quorum /k", "v\n", "", "", 0},
+		{"ls --quorum -p /", "", "/k\n", "", 0},
+		{"mkdir /d --ttl 100", "", "", "", 0},
+		{"updatedir /d --ttl 200", "", "", "", 0},
+		{"updatedir /none --ttl 200", "", "", "100: Key not found (/none)", 4},
+		{"setdir /d", "", "", "102: Not a file (/d)", 4},
+		{"setdir /k", "", "", "", 0},
+		{"ls -p /", "/d/\n/k/\n", "", "", 0},
+		{"rmdir /k", "", "", "", 0},
+		{"mk --in-order /q one", "one\n", "", "", 0},
+		{"-o extended mk --in-order /q two", "", "Key: /q/0000", "", 0},
+		{"rm --dir /q", "", "", "108: Directory not empty (/q)", 4},
+		{"set /c one --ttl 100", "one\n", "", "", 0},
+		{"rm --with-value two /c", "", "", "101: Compare failed ([two != one])", 4},
+		{"rm --with-index 1 /c", "", "", "101: Compare failed ([1 != ", 4},
+		{"rm --with-value one /c", "\n", "", "", 0},
+		{"update /c x", "", "", "100: Key not found (/c)", 4},
+		{"set --swap-with-index 1 /q/x y", "", "", "100: Key not found (/q/x)", 4},
+		{"rm -r /q", "", "", "", 0},
+		{"get", "", "", "key required", 1},
+		{"bogus", "", "", "", 3},
+	} {
+		// Through the proxy alone, which shows each client its own writes.
+		out, errs, code := sh(t, env, "", append([]string{ctl, "--no-sync"}, strings.Fields(s.args)...)...)
+		if code != s.code || s.has == "" && s.code == 0 && out != s.out || !strings.Contains(out, s.has) || !strings.Contains(errs, s.errHas) {
+			t.Errorf("etcdctl %s: exit %d, out %q, err %q; want exit %d, out %q%q, err with %q", s.args, code, out, errs, s.code, s.out, s.has, s.errHas)
+		}
+	}
+	// Every change since an index, through the death of the server that is asked.
+	first, _, _ := sh(t, env, "", ctl, "-o", "extended", "set", "/w/k", "0")
+	index := ""
+	for _, line := range strings.Split(first, "\n") {
+		if v, ok := strings.CutPrefix(line, "Modified-Index: "); ok {
+			index = v
+		}
+	}
+	watch := background(t, env, ctl, "watch", "--forever", "--recursive", "--after-index", index, "/w")
+	want := ""
+	for i := 1; i <= 20; i++ {
+		if i == 10 {
+			c.leader().kill()
+		}
+		eventually(t, 20*time.Second, "a write succeeds", func() bool {
+			_, _, code := sh(t, env, "", ctl, "set", "/w/k", fmt.Sprint(i))
+			return code == 0
+		})
+		want += fmt.Sprintf("[set] /w/k\n%d\n", i)
+	}
+	eventually(t, 20*time.Second, "the watch prints every change", func() bool { return len(watch.String()) >= len(want) })
+	if got := watch.String(); got != want {
+		t.Errorf("the watch printed %q, want %q", got, want)
+	}
 }
