@@ -216,6 +216,7 @@ func (v *etcdVerbs) valued(use, short string, request func(key string, form url.
 		}
 		return v.write(cmd, c, request(key, addTTL(url.Values{"value": {value}}, ttl)))
 	})
+	cmd.Annotations = map[string]string{dashes: "value"} // certificates begin with dashes
 	cmd.Flags().Int64Var(&ttl, "ttl", 0, "lifetime in seconds; without it the key stays for ever")
 	return cmd
 }

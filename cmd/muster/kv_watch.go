@@ -73,6 +73,7 @@ func (v *etcdVerbs) execWatch() *cobra.Command {
 			return err
 		},
 	}
+	cmd.Annotations = map[string]string{dashes: "command"}
 	cmd.Flags().Uint64Var(&after, "after-index", 0, "first run for changes after this index")
 	cmd.Flags().BoolVarP(&recursive, "recursive", "r", false, "also everything below KEY")
 	return cmd

@@ -23,7 +23,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -140,35 +139,61 @@ and answers by DNS and HTTP. Start with:
 	return root
 }
 
+// dashes is the annotation of commands that take arguments beginning with a dash where these are no flags of theirs:
+// "value" the second argument, "command" all after the first.
+const dashes = "dashes"
+
 // normalize lets -long stand for --long and --x for -x, as users of other tools of this field type flags. The
 // values of flags, what follows "--", and the arguments of a command that parses its own stay as they are.
 func normalize(root *cobra.Command, args []string) []string {
-	out := slices.Clone(args)
-	cmd := root
 	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
-		return out
+		return args
 	}
-walk:
-	for i := 0; i < len(out) && out[i] != "--" && !cmd.DisableFlagParsing; i++ {
-		a := out[i]
+	var out, flags, plain []string // everything in its order; without the arguments; the arguments
+	dashed := false
+	cmd := root
+	for i := 0; i < len(args); i++ {
+		a := args[i]
+		if cmd.DisableFlagParsing {
+			return append(out, args[i:]...)
+		}
+		if a == "--" {
+			out, plain = append(out, args[i:]...), append(plain, args[i+1:]...)
+			break
+		}
 		if !strings.HasPrefix(a, "-") || a == "-" {
-			if sub := subcommand(cmd, a); sub != nil {
-				cmd = sub
-			} else if cmd.Annotations[literal] != "" {
-				break walk // the rest belongs to another command
+			out = append(out, a)
+			sub := subcommand(cmd, a)
+			switch {
+			case sub != nil && len(plain) == 0:
+				cmd, flags = sub, append(flags, a)
+			case cmd.Annotations[literal] != "": // the rest belongs to another command
+				return append(out, args[i+1:]...)
+			default:
+				plain = append(plain, a)
 			}
 			continue
 		}
 		name, _, hasValue := strings.Cut(strings.TrimLeft(a, "-"), "=")
+		f := flagOf(cmd, name)
+		if kind := cmd.Annotations[dashes]; f == nil && name != "h" && name != "help" && (kind == "value" && len(plain) == 1 || kind == "command" && len(plain) > 0) {
+			dashed, out, plain = true, append(out, a), append(plain, a)
+			continue
+		}
 		switch double := strings.HasPrefix(a, "--"); {
 		case double && len(name) == 1:
-			out[i] = a[1:]
+			a = a[1:]
 		case !double && len(name) > 1 && (name[0] < '0' || name[0] > '9'):
-			out[i] = "-" + a
+			a = "-" + a
 		}
-		if f := flagOf(cmd, name); f != nil && !hasValue && f.NoOptDefVal == "" {
-			i++ // the next one is its value
+		out, flags = append(out, a), append(flags, a)
+		if f != nil && !hasValue && f.NoOptDefVal == "" && i+1 < len(args) {
+			i++ // its value
+			out, flags = append(out, args[i]), append(flags, args[i])
 		}
+	}
+	if dashed {
+		return append(append(flags, "--"), plain...)
 	}
 	return out
 }
