@@ -144,7 +144,11 @@ func (a *Agent) join(ctx context.Context) error {
 func (a *Agent) followMembers() {
 	for ev := range a.pool.Events() {
 		if ev.Kind == membership.User {
-			a.events.receive(ev)
+			if ev.Name == restoredEventName {
+				a.sync.ServerUp() // compares soon, at a moment of its own
+			} else {
+				a.events.receive(ev)
+			}
 			continue
 		}
 		for _, m := range ev.Members {

@@ -59,6 +59,9 @@ func (a *Agent) restoreSnapshot(r *http.Request) error {
 	}
 }
 
+// restoredEventName is the user event by which agents learn that the catalog is another.
+const restoredEventName = "restored"
+
 // leaderPause is the time between looks for a leader.
 const leaderPause = 100 * time.Millisecond
 
@@ -109,6 +112,10 @@ func (a *Agent) replaceState(ctx context.Context, m archive.Meta, state *os.File
 		return err
 	}
 	nudge(a.compareSoon) // members may be others than in the snapshot
+	// Agents know nothing of it, and have registered and removed since.
+	if err := a.pool.Fire(restoredEventName, nil); err != nil {
+		a.log.Warn("telling all agents to compare what they registered; they will by themselves, later", "error", err)
+	}
 	return nil
 }
 

@@ -2,6 +2,8 @@ package consul_test
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -189,5 +191,31 @@ func TestTxnLimits(t *testing.T) {
 	}
 	if now := store.Tree.Snap().Index(); now != before {
 		t.Errorf("the index moved from %d to %d", before, now)
+	}
+}
+
+// BenchmarkTxn is the cost of a transaction beside that of the log: evaluating it on a draft, applying it, rendering.
+func BenchmarkTxn(b *testing.B) {
+	_, rt := newRouter(b)
+	for _, n := range []int{1, 8, 64} {
+		var ops []string
+		for i := range n {
+			ops = append(ops, fmt.Sprintf(`{"KV":{"Verb":"set","Key":"bench/%d","Value":"%s"}}`, i, strings.Repeat("AAAA", 25)))
+		}
+		body := "[" + strings.Join(ops, ",") + "]"
+		for _, c := range []struct{ name, body string }{
+			{"write", body}, {"read", strings.ReplaceAll(strings.ReplaceAll(body, `"set"`, `"get"`), `,"Value":"`+strings.Repeat("AAAA", 25)+`"`, "")},
+		} {
+			b.Run(fmt.Sprintf("%s/%d", c.name, n), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					w := &sink{h: http.Header{}}
+					rt.ServeHTTP(w, httptest.NewRequest("PUT", "/v1/txn", strings.NewReader(c.body)))
+					if w.status != 200 {
+						b.Fatal(w.status)
+					}
+				}
+			})
+		}
 	}
 }

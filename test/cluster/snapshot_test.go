@@ -32,6 +32,8 @@ func TestSnapshotGoesBackInTime(t *testing.T) {
 	id := clusterID(c.Servers[0])
 	p.Put(t, "/v1/kv/changed", "after")
 	p.Put(t, "/v1/kv/new", "x")
+	p.Put(t, "/v1/agent/service/register", `{"Name":"later"}`)
+	testcluster.Eventually(t, "the later service is there", func() bool { return healthy(p, "later") == 1 })
 	if a := p.Do("DELETE", "/v1/kv/old/?recurse", ""); !a.OK() {
 		t.Fatal(a)
 	}
@@ -72,6 +74,7 @@ func TestSnapshotGoesBackInTime(t *testing.T) {
 			t.Errorf("%s: the index went from %d to %d", w.path, w.index, a.Index())
 		}
 	}
+	testcluster.Eventually(t, "the agent has registered again what the backup does not know", func() bool { return healthy(p, "later") == 1 })
 	c.WaitSame(t)
 	check := func() {
 		t.Helper()
