@@ -39,6 +39,7 @@ func startCommand(t *testing.T, env []string, name string, args ...string) *comm
 	c := &command{Cmd: exec.Command(name, args...), done: make(chan struct{})}
 	c.Env = append(os.Environ(), env...)
 	c.Stdout, c.Stderr = &c.out, &c.errs
+	c.WaitDelay = time.Second // a child of a killed command may hold its output open
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -90,12 +91,15 @@ func TestConsulCommandLine(t *testing.T) {
 			t.Errorf("the key of the lock is still there: %d", status)
 		}
 		// A holder that waits can be interrupted too.
-		startCommand(t, env, consul, "lock", "busy", "sleep 600")
+		holder := startCommand(t, env, consul, "lock", "busy", "sleep 600")
 		eventually(t, 10*time.Second, "the lock is held", func() bool { _, body := h.do("GET", "/v1/kv/busy/.lock", ""); return strings.Contains(body, "Session") })
 		waiter := startCommand(t, env, consul, "lock", "-verbose", "busy", "true")
 		eventually(t, 10*time.Second, "the second one waits", func() bool { return strings.Contains(waiter.out.String(), "Attempting") })
 		if code := waiter.end(t, syscall.SIGTERM, 10*time.Second); code != 1 {
 			t.Errorf("interrupted while waiting: %d, %q", code, waiter.errs.String())
+		}
+		if code := holder.end(t, syscall.SIGTERM, 10*time.Second); code != 0 {
+			t.Errorf("interrupted holder: %d, %q", code, holder.errs.String())
 		}
 	})
 	t.Run("watch", func(t *testing.T) {
