@@ -73,7 +73,10 @@ func TestConsulCommandLine(t *testing.T) {
 	h.runProgram(consul, "agent", "-dev", "-node", "n1", "-bind", h.ip, "-client", h.ip)
 	env := []string{"CONSUL_HTTP_ADDR=" + h.ip + ":8500"}
 	// A session needs the node's liveness check.
-	eventually(t, 20*time.Second, "the agent leads and knows itself", func() bool { _, body := h.do("GET", "/v1/health/node/n1", ""); return strings.Contains(body, "serfHealth") })
+	eventually(t, 20*time.Second, "the agent leads and knows itself", func() bool {
+		_, body := h.do("GET", "/v1/health/node/n1", "")
+		return strings.Contains(body, "serfHealth")
+	})
 	dir := t.TempDir()
 
 	t.Run("lock", func(t *testing.T) {
