@@ -1,5 +1,5 @@
 // Package consul is the flat dialect: the Consul v1 HTTP API over the replicated tree, one file per noun. The
-// endpoints of the cluster (catalog, health, kv, session, status) are of type API; those that only concern the
+// endpoints of the cluster (catalog, health, kv, txn, session, query, coordinate, snapshot, operator, status) are of type API; those that only concern the
 // local agent are of type AgentAPI.
 //
 //	a := consul.New(consul.Config{Store: store, Datacenter: "dc1", NodeName: "web1"})
