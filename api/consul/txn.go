@@ -391,7 +391,7 @@ func (x *transaction) checkOp(o *txnOp) error {
 		return x.checkRecord("node", o.Node.Verb, "node", o.Node.Node.Node, "")
 	case o.Service != nil:
 		v := &o.Service.Service
-		if v.ID != "" && v.Service == "" {
+		if v.ID != "" && v.Service == "" && o.Service.Verb != "get" {
 			return errors.New("Must provide service name (Service.Service) when service ID is provided") //nolint:staticcheck // the contract's text
 		}
 		if v.ID == "" {

@@ -52,6 +52,10 @@ func TestTxnOfTheCatalog(t *testing.T) {
 	if got := res.Results[2].Check; got.ServiceName != "db" || got.Status != "passing" {
 		t.Errorf("%+v", got)
 	}
+	ok, res, _, err = c.Txn().Txn(client.TxnOps{{Service: &client.ServiceTxnOp{Verb: client.ServiceGet, Node: "tx1", Service: client.AgentService{ID: "db-1"}}}}, nil)
+	if err != nil || !ok || len(res.Results) != 1 || res.Results[0].Service.ID != "db-1" {
+		t.Fatalf("%v %+v %v", ok, res, err)
+	}
 	found, _, err := c.Health().Service("db", "", true, nil)
 	if err != nil || len(found) != 1 || found[0].Service.Port != 5432 {
 		t.Fatalf("%v %v", found, err)
