@@ -83,6 +83,14 @@ func TestTxnOfTheCatalog(t *testing.T) {
 		t.Fatalf("a refused transaction moved the index from %d to %d", last, now)
 	}
 
+	// Reading needs no more than the id.
+	ok, res, _, err = c.Txn().Txn(client.TxnOps{
+		{Service: &client.ServiceTxnOp{Verb: client.ServiceGet, Node: "tx1", Service: client.AgentService{ID: svc.ID}}},
+	}, nil)
+	if err != nil || !ok || len(res.Results) != 1 || res.Results[0].Service.Service != svc.Service {
+		t.Fatalf("%v %+v %v", ok, res, err)
+	}
+
 	// A node goes with all it has; what is read after that is gone.
 	ok, res, _, err = c.Txn().Txn(client.TxnOps{
 		{Node: &client.NodeTxnOp{Verb: client.NodeDelete, Node: client.Node{Node: "tx1"}}},
