@@ -16,6 +16,9 @@ func (t *Tree) applyTxn(x *Txn, ops []OpResult, res *Result) {
 
 func (t *Tree) tryTxn(x *Txn, ops []OpResult, res *Result) {
 	t.now = max(t.now, x.Now)
+	if !t.draft {
+		t.together = 0
+	}
 	if err := x.check(); err != nil {
 		*res = Result{Code: err.Code, Index: t.index, Fail: &Failure{Cond: err.Cond, Op: err.Op, Path: err.Path}}
 		return
@@ -35,7 +38,7 @@ func (t *Tree) tryTxn(x *Txn, ops []OpResult, res *Result) {
 	if len(x.Ops) > 1 || len(x.Ops) == 1 && (roots[max(rootOf(x.Ops[0].Path), 0)].records || x.Ops[0].Kind == OpExpire) {
 		t.gen++
 	}
-	save := savepoint{root: t.root, index: t.index, events: len(t.events), viewed: len(t.viewed)}
+	save := savepoint{root: t.root, index: t.index, together: t.together, events: len(t.events), viewed: len(t.viewed)}
 	t.before = t.root
 	t.exp.begin()
 	for i := range x.Ops {
@@ -53,11 +56,12 @@ func (t *Tree) tryTxn(x *Txn, ops []OpResult, res *Result) {
 type savepoint struct {
 	root           *Entry
 	index          uint64
+	together       uint64
 	events, viewed int
 }
 
 func (t *Tree) rollback(s savepoint) {
-	t.root, t.index = s.root, s.index
+	t.root, t.index, t.together = s.root, s.index, s.together
 	t.events, t.viewed, t.changed = t.events[:s.events], t.viewed[:s.viewed], t.changed[:0]
 	t.exp.rollback()
 	t.gen++
@@ -157,7 +161,7 @@ func (t *Tree) op(op *Op, r *OpResult) *failed {
 func (t *Tree) opSet(op *Op, path string, r *OpResult) *failed {
 	old := t.root.find(path)
 	was := old.extra()
-	idx := t.index + 1
+	idx := t.nextIndex(path)
 	e := &Entry{name: keepName(path), created: idx, modified: idx, below: idx}
 	x := ext{flags: op.UserFlags, expires: op.Expires}
 	dir, keep := op.Flags&Dir != 0, op.Flags&KeepValue != 0 && old != nil
@@ -259,7 +263,7 @@ func (t *Tree) opDeletePrefix(op *Op, r *OpResult) {
 
 // remove takes the entry e at path out of the tree as one change, with all below it when tree is set.
 func (t *Tree) remove(path string, e *Entry, action Action, tree bool, r *OpResult) {
-	idx := t.index + 1
+	idx := t.nextIndex(path)
 	ev := &Event{Index: idx, Action: action, Path: path, Entry: tomb(e, idx, tree), Prev: t.capture(e)}
 	if e.kids == nil || tree {
 		t.root = t.del(t.root, path, idx)
@@ -291,7 +295,7 @@ func (t *Tree) opRefresh(op *Op, r *OpResult) *failed {
 		return t.fail(code, at)
 	}
 	e := *old
-	idx := t.index + 1
+	idx := t.nextIndex(op.Path)
 	e.modified, e.below, e.meta = idx, idx, old.bits()
 	if op.Flags&KeepCreated == 0 {
 		e.created = idx

@@ -19,7 +19,7 @@ type Draft struct {
 
 // Draft begins a Txn on this state.
 func (s *Snap) Draft() *Draft {
-	t := &Tree{o: Options{Deriver: s.tree.o.Deriver, HistoryEvents: 1}, root: s.root, index: s.index, gen: s.gen, now: s.now}
+	t := &Tree{o: Options{Deriver: s.tree.o.Deriver, HistoryEvents: 1}, root: s.root, index: s.index, gen: s.gen, now: s.now, draft: true}
 	t.hub.init(t)
 	t.live.Store(&Snap{root: t.root, tree: t, index: t.index, now: t.now, gen: t.gen})
 	return &Draft{base: s, tree: t}

@@ -28,7 +28,7 @@ func (t *Tree) opLock(op *Op, r *OpResult) *failed {
 		r.Entry = t.capture(old)
 		return nil
 	}
-	idx := t.index + 1
+	idx := t.nextIndex(op.Path)
 	e := &Entry{name: keepName(op.Path), value: op.Value, created: idx, modified: idx, below: idx, meta: hasValue}
 	if old != nil {
 		e.kids = old.kids
@@ -120,7 +120,7 @@ func (t *Tree) release(path string) {
 	e := *old
 	x := old.extra()
 	x.owner = ""
-	idx := t.index + 1
+	idx := t.nextIndex(path)
 	e.modified, e.below, e.meta = idx, idx, old.bits()
 	e.setExtra(x)
 	t.store(path, old, &e, &e, &Op{Kind: OpRelease, Action: ActRelease}, new(OpResult))

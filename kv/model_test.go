@@ -35,11 +35,12 @@ type mevent struct {
 }
 
 type model struct {
-	nodes  map[string]mnode
-	index  uint64
-	now    int64
-	events []mevent
-	marks  []dump // by OpSnap, of the last Txn that was applied
+	nodes    map[string]mnode
+	index    uint64
+	together uint64 // the index that the records of the running Txn share
+	now      int64
+	events   []mevent
+	marks    []dump // by OpSnap, of the last Txn that was applied
 }
 
 var rootNames = []string{"k", "n", "q", "a", "g", "m"}
@@ -121,9 +122,26 @@ func (m *model) touch(p string, idx uint64) {
 	}
 }
 
+// isRecord: all roots but those of user keys and of the cluster itself.
+func isRecord(p string) bool { return len(p) > 1 && strings.Contains("nqag", p[:1]) && p[1] == '/' }
+
+// next is the index of a change at p: records that one Txn changes share theirs.
+func (m *model) next(p string) uint64 {
+	if m.together != 0 && m.together == m.index && isRecord(p) {
+		return m.index
+	}
+	return m.index + 1
+}
+
+func (m *model) share(p string) {
+	if isRecord(p) {
+		m.together = m.index
+	}
+}
+
 // add stores a node as one change.
 func (m *model) add(p string, n mnode, hier bool, e mevent) {
-	idx := m.index + 1
+	idx := m.next(p)
 	for _, a := range m.ancestors(p) {
 		if a == "" {
 			continue
@@ -142,6 +160,7 @@ func (m *model) add(p string, n mnode, hier bool, e mevent) {
 	n.below = idx
 	m.nodes[p] = n
 	m.index = idx
+	m.share(p)
 	m.touch(p, idx)
 	e.index, e.path = idx, p
 	m.events = append(m.events, e)
@@ -151,8 +170,9 @@ func (m *model) add(p string, n mnode, hier bool, e mevent) {
 }
 
 func (m *model) remove(p string, action kv.Action, tree bool) {
-	idx := m.index + 1
+	idx := m.next(p)
 	m.index = idx
+	m.share(p)
 	e := mevent{index: idx, action: action, path: p, gone: true, prev: m.dumpAt(p), dir: m.isDir(p)}
 	n := m.nodes[p]
 	lost := map[string]mnode{p: n}
@@ -208,7 +228,7 @@ func (m *model) endSessions(lost map[string]mnode) {
 				m.remove(q, kv.ActDelete, false)
 			} else {
 				n.owner = ""
-				n.modified = m.index + 1
+				n.modified = m.next(q)
 				m.add(q, n, false, mevent{action: kv.ActRelease})
 			}
 		}
@@ -299,7 +319,7 @@ func (m *model) op(o kv.Op) (kv.Code, string) {
 	}
 	old, ok := m.nodes[p]
 	has := func(f kv.OpFlags) bool { return o.Flags&f != 0 }
-	idx := m.index + 1
+	idx := m.next(p)
 	switch o.Kind {
 	case kv.OpSet, kv.OpCreateInOrder:
 		n := mnode{has: true, value: o.Value, flags: o.UserFlags, created: idx, modified: idx}
@@ -407,7 +427,7 @@ func (m *model) apply(x kv.Txn) (kv.Code, string) {
 		}
 	}
 	work := m.clone()
-	work.marks = nil
+	work.marks, work.together = nil, 0
 	for _, o := range x.Ops {
 		if code, at := work.op(o); code != kv.OK {
 			return code, at

@@ -384,7 +384,7 @@ func (r *snapReader) history(root int, h *history) {
 	var evs []*Event
 	for range r.uint() {
 		ev := &Event{Index: r.indexNumber()}
-		r.want(ev.Index > last, "history is out of order at index %d", ev.Index)
+		r.want(ev.Index >= last, "history is out of order at index %d", ev.Index)
 		last = ev.Index
 		a := r.uint()
 		r.want(a < 512, "unknown action %d", a>>1)

@@ -44,6 +44,8 @@ type Tree struct {
 	// Of the writer:
 	root     *Entry
 	index    uint64
+	together uint64 // the index that the records changed by the running Txn share, 0 before the first
+	draft    bool   // all Txns are steps of one
 	gen      uint64 // nodes of this edit generation are known to nobody else and are changed in place
 	epoch    uint64
 	restored uint64 // see Snap.Restored
@@ -193,11 +195,21 @@ func (t *Tree) capture(e *Entry) *Entry {
 	return e
 }
 
+// nextIndex is the index of a change at path that is about to be made: every change has its own, but the records that
+// one Txn changes have one in common, as they are one change to whoever waits for them.
+func (t *Tree) nextIndex(path string) uint64 {
+	if t.together != 0 && t.together == t.index && roots[rootOf(path)].records {
+		return t.index
+	}
+	return t.index + 1
+}
+
 // emit records a change that is already in the tree.
 func (t *Tree) emit(ev *Event) *Event {
 	t.index = ev.Index
 	t.events = append(t.events, ev)
 	if roots[rootOf(ev.Path)].records {
+		t.together = ev.Index
 		t.changed = append(t.changed, ev.Path)
 	}
 	return ev

@@ -42,7 +42,7 @@ type topic struct {
 	c       chan struct{} // closed at the next Event; nil while nobody waits
 	err     error
 	recent  []place // at most maxRecent, ascending
-	dropped uint64  // Events up to this index may be missing from recent
+	dropped uint64  // Events below this sequence number may be missing from recent
 }
 
 type place struct{ index, seq uint64 }
@@ -137,7 +137,7 @@ func (t *topic) add(at *place) {
 		return
 	}
 	if len(t.recent) == maxRecent {
-		t.dropped = t.recent[maxRecent/2-1].index
+		t.dropped = t.recent[maxRecent/2-1].seq + 1
 		t.recent = append(t.recent[:0], t.recent[maxRecent/2:]...)
 	}
 	t.recent = append(t.recent, *at)
@@ -250,7 +250,9 @@ type Watcher struct {
 	path      string
 	recursive bool
 	root      int
-	pos       uint64 // all Events up to this index are done with
+	after     uint64 // Events up to this index are not wanted; it may be in the future
+	next      uint64 // sequence number of the first Event that has not been given
+	pos       uint64 // index of the last one that has
 	start     uint64
 	stopped   bool // guarded by hub.mu
 	done      chan struct{}
@@ -273,11 +275,11 @@ func (t *Tree) Watch(path string, after uint64, recursive bool) (*Watcher, error
 	w := &Watcher{hub: h, path: path, recursive: recursive, root: root, done: make(chan struct{}), start: t.Snap().index}
 	switch hist := &h.hist[root]; {
 	case after == 0:
-		w.pos = w.start
+		w.after, w.next = w.start, hist.next
 	case after < hist.lost:
 		return nil, &HistoryError{Oldest: hist.oldest(), Wanted: after + 1}
 	default:
-		w.pos = after
+		w.after, w.next = after, hist.after(after)
 	}
 	mode := 0
 	if recursive {
@@ -286,9 +288,7 @@ func (t *Tree) Watch(path string, after uint64, recursive bool) (*Watcher, error
 	s := h.spot(path)
 	if s.topics[mode] == nil {
 		s.topics[mode] = &topic{spot: s}
-		if hist := &h.hist[root]; hist.len() > 0 {
-			s.topics[mode].dropped = hist.at(hist.next - 1).Index
-		}
+		s.topics[mode].dropped = h.hist[root].next
 	}
 	w.topic = s.topics[mode]
 	w.topic.refs++
@@ -337,21 +337,21 @@ func (w *Watcher) step() (*Event, <-chan struct{}, error) {
 		return nil, nil, t.err
 	}
 	hist := &h.hist[w.root]
-	if w.pos < t.dropped {
+	if w.next < t.dropped {
 		return w.search(hist)
 	}
 	for i := len(t.recent); i > 0; i-- { // nearly always the newest is the wanted one
-		if i > 1 && t.recent[i-2].index > w.pos {
+		if i > 1 && w.wants(t.recent[i-2]) {
 			continue
 		}
 		p := t.recent[i-1]
-		if p.index <= w.pos {
+		if !w.wants(p) {
 			break
 		}
 		if p.seq < hist.first {
 			return nil, nil, w.lagged(hist)
 		}
-		w.pos = p.index
+		w.pos, w.next = p.index, p.seq+1
 		return hist.at(p.seq), nil, nil
 	}
 	if t.c == nil {
@@ -360,25 +360,25 @@ func (w *Watcher) step() (*Event, <-chan struct{}, error) {
 	return nil, t.c, nil
 }
 
+// wants says whether the Event at p is still to be given.
+func (w *Watcher) wants(p place) bool { return p.seq >= w.next && p.index > w.after }
+
 func (w *Watcher) lagged(hist *history) error {
-	return &HistoryError{Oldest: hist.oldest(), Wanted: w.pos + 1}
+	return &HistoryError{Oldest: hist.oldest(), Wanted: max(w.after, w.pos) + 1}
 }
 
 // search looks for the next Event in the history, a part of it at a time.
 func (w *Watcher) search(hist *history) (*Event, <-chan struct{}, error) {
-	if w.pos < hist.lost {
+	if w.next < hist.first {
 		return nil, nil, w.lagged(hist)
 	}
-	seq := hist.after(w.pos)
-	for end := min(seq+scanChunk, hist.next); seq < end; seq++ {
-		ev := hist.at(seq)
-		w.pos = ev.Index
-		if ev.meets(w.path, w.recursive) {
+	for end := min(w.next+scanChunk, hist.next); w.next < end; {
+		ev := hist.at(w.next)
+		w.next++
+		if ev.Index > w.after && ev.meets(w.path, w.recursive) {
+			w.pos = ev.Index
 			return ev, nil, nil
 		}
-	}
-	if seq == hist.next {
-		w.pos = max(w.pos, w.topic.dropped)
 	}
 	return nil, nil, nil
 }

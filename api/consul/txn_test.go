@@ -45,7 +45,7 @@ func TestTxnOfTheCatalog(t *testing.T) {
 		res.Results[0].Node.ModifyIndex, res.Results[1].Service.ModifyIndex, res.Results[2].Check.ModifyIndex,
 		res.Results[3].Check.ModifyIndex, res.Results[4].KV.ModifyIndex,
 	} {
-		if want := last - []uint64{3, 2, 1, 1, 0}[i]; index != want {
+		if want := last - []uint64{1, 1, 1, 1, 0}[i]; index != want {
 			t.Errorf("result %d has index %d, want %d", i, index, want)
 		}
 	}

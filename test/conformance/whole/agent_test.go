@@ -163,7 +163,6 @@ func TestFlatDialect(t *testing.T) {
 // departures are the cases that Muster answers otherwise, with the reason.
 var departures = map[string]string{
 	// The rest of the case, a query woken by its check, is tested in test/cluster.
-	"health-blocking-check-change": "a service and its check, written together, have two indexes one after the other",
 }
 
 // TestDeparturesExist keeps the lists from outliving what they name.
