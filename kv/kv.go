@@ -165,7 +165,8 @@ type Result struct {
 	Fail  *Failure // set when Code is not OK
 }
 
-// Event is one change. Events of one tree are totally ordered by Index, dense and immutable.
+// Event is one change. Events of one tree are ordered by Index, dense and immutable. Only records that one Txn changes
+// share an Index; Watch gives them one after the other.
 type Event struct {
 	Index  uint64
 	Action Action
