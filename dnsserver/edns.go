@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/dchest/siphash"
@@ -92,6 +93,8 @@ func addrOf(client net.Addr) netip.Addr {
 		return a.AddrPort().Addr().Unmap()
 	case *net.TCPAddr:
 		return a.AddrPort().Addr().Unmap()
+	case *peer:
+		return addrOf(a.Addr)
 	}
 	return netip.Addr{}
 }
@@ -113,12 +116,24 @@ func (o *options) record() *dns.OPT {
 		out.Option = append(out.Option, &c)
 	}
 	if o.cookie != nil {
-		out.Option = append(out.Option, &dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: hex.EncodeToString(o.cookie)})
+		out.Option = append(out.Option, o.cookieOption())
 	}
 	if o.failed {
 		out.Option = append(out.Option, &dns.EDNS0_EDE{InfoCode: o.error})
 	}
 	return out
+}
+
+func (o *options) cookieOption() *dns.EDNS0_COOKIE {
+	return &dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: hex.EncodeToString(o.cookie)}
+}
+
+// dropCookies takes cookies out of m: they are between neighbours, and nothing for whoever comes behind
+// (RFC 7873 section 3).
+func dropCookies(m *dns.Msg) {
+	if o := m.IsEdns0(); o != nil {
+		o.Option = slices.DeleteFunc(o.Option, func(e dns.EDNS0) bool { return e.Option() == dns.EDNS0COOKIE })
+	}
 }
 
 // size is that of the OPT record in wire form, without a subnet.

@@ -31,13 +31,7 @@ func (h handler) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
 		}
 		defer s.inflight.Add(-1)
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			s.counters.panics.Add(1)
-			s.log.Error("dns question caused a panic", "panic", p, "stack", string(debug.Stack()))
-			s.refuse(w, req, options{}, dns.RcodeServerFailure)
-		}
-	}()
+	defer s.guard(w, req)
 	rcode, ok := acceptable(req)
 	opts, err := s.readOptions(req, w.RemoteAddr())
 	if err != nil && ok {
@@ -55,9 +49,27 @@ func (h handler) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
 	if h.fast(w, req, opts, st, name, asker) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, st.LookupTimeout)
-	defer cancel()
-	h.slow(ctx, w, req, opts, st, name, asker)
+	if p, ok := w.RemoteAddr().(*peer); ok && p.begin() {
+		go h.beside(p, w, req, opts, st, name, asker)
+		return
+	}
+	h.slow(w, req, opts, st, name, asker)
+}
+
+// beside does the slow way beside the next questions of a connection.
+func (h handler) beside(p *peer, w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, name string, asker place) {
+	defer p.end()
+	defer h.s.guard(w, req)
+	h.slow(w, req, opts, st, name, asker)
+}
+
+// guard, deferred, turns a panic into SERVFAIL.
+func (s *Server) guard(w dns.ResponseWriter, req *dns.Msg) {
+	if p := recover(); p != nil {
+		s.counters.panics.Add(1)
+		s.log.Error("dns question caused a panic", "panic", p, "stack", string(debug.Stack()))
+		s.refuse(w, req, options{}, dns.RcodeServerFailure)
+	}
 }
 
 // acceptable refuses what no lookup could answer.
@@ -75,8 +87,16 @@ func acceptable(req *dns.Msg) (rcode int, ok bool) {
 	case q.Qclass != dns.ClassINET:
 		return dns.RcodeRefused, false
 	}
-	if o := req.IsEdns0(); o != nil && o.Version() != 0 {
-		return dns.RcodeBadVers, false
+	opts := 0
+	for _, rr := range req.Extra {
+		if o, ok := rr.(*dns.OPT); ok {
+			if opts++; opts > 1 {
+				return dns.RcodeFormatError, false // RFC 6891 section 6.1.1
+			}
+			if o.Version() != 0 {
+				return dns.RcodeBadVers, false
+			}
+		}
 	}
 	return 0, true
 }
@@ -115,8 +135,10 @@ func (h handler) writeSet(w dns.ResponseWriter, req *dns.Msg, opts options, st *
 }
 
 // slow parses the name and looks it up.
-func (h handler) slow(ctx context.Context, w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, name string, asker place) {
+func (h handler) slow(w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, name string, asker place) {
 	s := h.s
+	ctx, cancel := context.WithTimeout(s.ctx, st.LookupTimeout)
+	defer cancel()
 	q := st.zones.parse(name)
 	l := &lookup{st: st, src: s.src, qname: req.Question[0].Name, qtype: req.Question[0].Qtype, asker: asker}
 	l.forward = func(ctx context.Context, host string) []dns.RR { return s.foreign(ctx, st, host) }
@@ -202,6 +224,9 @@ func (h handler) recurse(ctx context.Context, w dns.ResponseWriter, req *dns.Msg
 		opts.fail(dns.ExtendedErrorCodeNetworkError)
 		s.refuse(w, req, opts, dns.RcodeServerFailure)
 		return
+	}
+	if o := resp.IsEdns0(); o != nil && opts.cookie != nil {
+		o.Option = append(o.Option, opts.cookieOption())
 	}
 	if !h.tcp {
 		resp.Truncate(limitsFor(st, req, false).bytes)

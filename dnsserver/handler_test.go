@@ -20,23 +20,48 @@ func (s *sink) TsigStatus() error           { return nil }
 func (s *sink) TsigTimersOnly(bool)         {}
 func (s *sink) Hijack()                     {}
 
-// FuzzPacket: whatever arrives and can be read as a message is answered with a well-formed answer to it.
+// FuzzPacket: whatever arrives and can be read as a message is answered with a well-formed answer to it that is no
+// larger than the question allows.
 func FuzzPacket(f *testing.F) {
-	for _, tc := range answers {
-		m := new(dns.Msg)
-		m.SetQuestion(tc.name, dns.StringToType[tc.qtype])
+	add := func(m *dns.Msg) {
 		b, err := m.Pack()
 		if err != nil {
 			f.Fatal(err)
 		}
 		f.Add(b, false)
-		m.SetEdns0(600, true)
-		if b, err = m.Pack(); err != nil {
-			f.Fatal(err)
-		}
 		f.Add(b, true)
 	}
-	s, err := New(contractConfig(), NewTreeSource(contractWorld(f).tree.Snap))
+	for _, tc := range answers {
+		m := new(dns.Msg)
+		m.SetQuestion(tc.name, dns.StringToType[tc.qtype])
+		add(m)
+		m.SetEdns0(600, true)
+		add(m)
+	}
+	for _, qtype := range []uint16{dns.TypeA, dns.TypeSRV, dns.TypeSVCB, dns.TypeHTTPS, dns.TypeANY, dns.TypeAXFR} {
+		for _, size := range []uint16{0, 512, 513, 1232, 65535} {
+			m := withOptions(qtype, "Bulk.service.consul.", cookieOption(1, 2, 3, 4, 5, 6, 7, 8),
+				&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 2, SourceNetmask: 56, Address: net.ParseIP("2001:db8::")},
+				&dns.EDNS0_NSID{Code: dns.EDNS0NSID}, &dns.EDNS0_LOCAL{Code: 65001, Data: []byte("x")}, &dns.EDNS0_PADDING{Padding: make([]byte, 40)})
+			m.IsEdns0().SetUDPSize(size)
+			add(m)
+			m.IsEdns0().Option = []dns.EDNS0{cookieOption(make([]byte, 9)...)}
+			add(m)
+			m.IsEdns0().Option = []dns.EDNS0{cookieOption(make([]byte, 40)...)}
+			m.Question[0].Name = "nope.service.consul."
+			add(m)
+		}
+	}
+	m := withOptions(dns.TypeHTTPS, "bulk.service.consul.")
+	m.IsEdns0().SetVersion(3)
+	add(m)
+	m = withOptions(dns.TypeTXT, "version.bind.")
+	m.Question[0].Qclass = dns.ClassCHAOS
+	add(m)
+	add(new(dns.Msg))
+	w := contractWorld(f)
+	w.bulk("bulk", 60)
+	s, err := New(contractConfig(), NewTreeSource(w.tree.Snap))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -60,7 +85,33 @@ func FuzzPacket(f *testing.F) {
 		if s.counters.panics.Load() > 0 {
 			t.Fatal("a panic was caught")
 		}
+		if n, most := len(w.last), allowed(req, resp, tcp); n > most {
+			t.Fatalf("%v\nof %d bytes is answered by %d bytes, allowed are %d\n%v", req, len(packet), n, most, resp)
+		}
 	})
+}
+
+// allowed is the size in bytes that the answer to req may have: a refusal is the question, an OPT record if there was
+// one, and nothing else; an answer has the size that the client takes, or a single record.
+func allowed(req, resp *dns.Msg, tcp bool) int {
+	const header = 12
+	opt, size := 0, minUDP
+	if o := req.IsEdns0(); o != nil {
+		const cookie, extended = 4 + clientCookie + serverCookie, 6
+		const subnet = 4 + 4 + 16
+		opt, size = optSize+cookie+extended+subnet, max(minUDP, int(o.UDPSize()))
+	}
+	if resp.Rcode != dns.RcodeSuccess && resp.Rcode != dns.RcodeNameError {
+		bare := dns.Msg{Question: req.Question[:min(1, len(req.Question))]}
+		return bare.Len() + opt
+	}
+	switch {
+	case tcp:
+		return dns.MaxMsgSize
+	case len(resp.Answer) == 1 && resp.Answer[0].Header().Rrtype != dns.TypeA:
+		return dns.MaxMsgSize // the least there can be
+	}
+	return size
 }
 
 func TestInflightQuestionsAreLimited(t *testing.T) {

@@ -3,6 +3,7 @@ package dnsserver
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/miekg/dns"
 )
@@ -11,7 +12,7 @@ import (
 const maxForeign = 5
 
 // recurse passes a question on, over the transport it came by, until a recursor gives a final answer: NOERROR or
-// NXDOMAIN. The answer goes back as it is, but for the id.
+// NXDOMAIN. The answer goes back as it is, but for the id and cookies.
 func (s *Server) recurse(ctx context.Context, st *settings, req *dns.Msg, tcp bool) (*dns.Msg, error) {
 	select {
 	case s.recursing <- struct{}{}:
@@ -24,6 +25,7 @@ func (s *Server) recurse(ctx context.Context, st *settings, req *dns.Msg, tcp bo
 		client.Net = "tcp"
 	}
 	out := req.Copy()
+	dropCookies(out)
 	var last error
 	for _, addr := range st.order() {
 		out.Id = dns.Id()
@@ -31,10 +33,13 @@ func (s *Server) recurse(ctx context.Context, st *settings, req *dns.Msg, tcp bo
 		switch {
 		case err != nil:
 			last = fmt.Errorf("dns: recursor %s: %w", addr, err)
+		case !sameQuestion(req, resp):
+			last = fmt.Errorf("dns: recursor %s answered another question", addr)
 		case resp.Rcode == dns.RcodeSuccess || resp.Rcode == dns.RcodeNameError:
 			resp.Id = req.Id
 			resp.Authoritative = false
 			resp.Compress = !st.DisableCompression
+			dropCookies(resp)
 			return resp, nil
 		default:
 			last = fmt.Errorf("dns: recursor %s answered %s", addr, dns.RcodeToString[resp.Rcode])
@@ -42,6 +47,15 @@ func (s *Server) recurse(ctx context.Context, st *settings, req *dns.Msg, tcp bo
 		s.counters.recursorFailed.Add(1)
 	}
 	return nil, last
+}
+
+// sameQuestion: what answers another question is a mistake or forged.
+func sameQuestion(req, resp *dns.Msg) bool {
+	if len(resp.Question) != 1 {
+		return false
+	}
+	q, r := req.Question[0], resp.Question[0]
+	return q.Qtype == r.Qtype && q.Qclass == r.Qclass && strings.EqualFold(q.Name, r.Name)
 }
 
 // foreign asks the recursors for A records of host, for use inside one of our answers.

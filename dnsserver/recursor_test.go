@@ -138,6 +138,40 @@ func TestRandomRecursorsAreAllAsked(t *testing.T) {
 	}
 }
 
+// A cookie is between the client and us: the recursor sees none, and the client gets ours. An answer to another question is none.
+func TestRecursorsSeeNoCookies(t *testing.T) {
+	var cookies atomic.Int64
+	addr, _ := upstream(t, func(w dns.ResponseWriter, r *dns.Msg) {
+		if option[*dns.EDNS0_COOKIE](r) != nil {
+			cookies.Add(1)
+		}
+		m := new(dns.Msg)
+		m.SetReply(r)
+		if r.Question[0].Name == "twisted.test." {
+			m.Question[0].Name = "other.test."
+		}
+		m.SetEdns0(1232, false)
+		m.IsEdns0().Option = []dns.EDNS0{cookieOption(make([]byte, 16)...)}
+		_ = w.WriteMsg(m)
+	})
+	c := contractConfig()
+	c.Recursors = []string{addr}
+	s := start(t, c, broken{})
+	r := exchange(t, s, "udp", withOptions(dns.TypeA, "www.ok.test.", cookieOption([]byte("client-1")...)))
+	n := 0
+	for _, o := range r.IsEdns0().Option {
+		if o.Option() == dns.EDNS0COOKIE {
+			n++
+		}
+	}
+	if e := option[*dns.EDNS0_COOKIE](r); n != 1 || len(e.Cookie) != 2*(clientCookie+serverCookie) || cookies.Load() != 0 {
+		t.Errorf("%d cookies, %d seen by the recursor: %v", n, cookies.Load(), r)
+	}
+	if r := ask(t, s, "udp", "twisted.test.", dns.TypeA, 0); r.Rcode != dns.RcodeServerFailure {
+		t.Errorf("an answer to another question: %v", r)
+	}
+}
+
 // A chain of names that leads back to itself ends.
 func TestHostNamesInACircle(t *testing.T) {
 	w := newWorld(t)

@@ -30,11 +30,9 @@ import (
 )
 
 const (
-	maxQuery     = 4096             // bytes of a question over UDP; longer ones are cut and then malformed
-	udpBuffer    = 1 << 20          // asked of the kernel, for bursts
-	maxRecursing = 1024             // questions waiting for recursors
-	tcpIdle      = 10 * time.Second // between two questions on a connection
-	tcpTimeout   = 5 * time.Second  // for one question, and for one answer
+	maxQuery     = 4096    // bytes of a question over UDP; longer ones are cut and then malformed
+	udpBuffer    = 1 << 20 // asked of the kernel, for bursts
+	maxRecursing = 1024    // questions waiting for recursors
 )
 
 // Server is the DNS server. Start it once; all other methods may be called at any time from any goroutine.
@@ -144,7 +142,8 @@ func (s *Server) serveConns(st *settings, ln net.Listener, secure *tls.Config) {
 	}
 	s.serve(&dns.Server{
 		Listener: ln, Handler: handler{s, true}, MaxTCPQueries: -1,
-		ReadTimeout: tcpTimeout, WriteTimeout: tcpTimeout, IdleTimeout: func() time.Duration { return tcpIdle },
+		ReadTimeout: tcpTimeout, IdleTimeout: func() time.Duration { return tcpIdle },
+		DecorateReader: func(r dns.Reader) dns.Reader { return patientReader{r} },
 	})
 }
 
@@ -235,65 +234,4 @@ func listenError(network, addr string, err error) error {
 		return fmt.Errorf("dns: cannot listen on %s %s: ports below 1024 need a privilege (CAP_NET_BIND_SERVICE): %w", network, addr, err)
 	}
 	return fmt.Errorf("dns: cannot listen on %s %s: %w", network, addr, err)
-}
-
-// limitListener closes connections beyond its limits at once, so that they cost nothing and the client knows.
-type limitListener struct {
-	net.Listener
-	total, each int
-	refused     *atomic.Uint64
-
-	mu    sync.Mutex
-	open  int
-	hosts map[string]int
-}
-
-func (l *limitListener) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
-		if l.enter(host) {
-			return &limitConn{Conn: c, leave: func() { l.leave(host) }}, nil
-		}
-		l.refused.Add(1)
-		_ = c.Close()
-	}
-}
-
-func (l *limitListener) enter(host string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.open >= l.total || l.hosts[host] >= l.each {
-		return false
-	}
-	if l.hosts == nil {
-		l.hosts = make(map[string]int)
-	}
-	l.open++
-	l.hosts[host]++
-	return true
-}
-
-func (l *limitListener) leave(host string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.open--
-	if l.hosts[host]--; l.hosts[host] <= 0 {
-		delete(l.hosts, host)
-	}
-}
-
-// limitConn gives its place back when it is closed, once.
-type limitConn struct {
-	net.Conn
-	once  sync.Once
-	leave func()
-}
-
-func (c *limitConn) Close() error {
-	c.once.Do(c.leave)
-	return c.Conn.Close()
 }

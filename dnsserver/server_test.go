@@ -80,6 +80,8 @@ func contractWorld(t testing.TB) *world {
 	w.node("ext1", "www.example.com", nil)
 	w.service("ext1", "www.example.com", catalog.Service{ID: "ext", Name: "ext", Port: 443, Weights: one}, "")
 	w.node("dotted.name", "10.0.0.9", nil)
+	w.service("web1", "10.0.0.1", catalog.Service{ID: "kw", Name: "node", Port: 2, Weights: one}, "")
+	w.node("service", "10.0.0.8", nil)
 	return w
 }
 
@@ -180,7 +182,17 @@ var answers = []struct {
 	{name: "six1.node.consul.", qtype: "AAAA", answer: []string{"six1.node.consul. 5 IN AAAA fd00::1"}},
 	{name: "ext1.node.consul.", qtype: "A", answer: []string{"ext1.node.consul. 5 IN CNAME www.example.com."}},
 	{name: "ext1.node.consul.", qtype: "CNAME", answer: []string{"ext1.node.consul. 5 IN CNAME www.example.com."}},
+	{name: "web1.node.dc1.dc.consul.", qtype: "A", answer: []string{"web1.node.dc1.dc.consul. 5 IN A 10.0.0.1"}, extra: []string{`web1.node.dc1.dc.consul. 5 IN TXT "z=1"`}},
+	{name: "web1.node.alt.test.", qtype: "A", answer: []string{"web1.node.alt.test. 5 IN A 10.0.0.1"}, extra: []string{`web1.node.alt.test. 5 IN TXT "z=1"`}},
+	{name: "web1.node.consul.", qtype: "NS", answer: []string{"consul. 5 IN NS n1.node.dc1.consul."}, extra: []string{"n1.node.dc1.consul. 5 IN A 127.0.0.1"}},
+	{name: "six1.node.consul.", qtype: "A"},
+	{name: "six1.node.consul.", qtype: "TXT"},
+	{name: "six1.node.consul.", qtype: "ANY", answer: []string{"six1.node.consul. 5 IN AAAA fd00::1"}},
+	{name: "service.node.consul.", qtype: "A", answer: []string{"service.node.consul. 5 IN A 10.0.0.8"}}, // the rightmost keyword counts
 	{name: "nope.node.consul.", qtype: "A", rcode: "NXDOMAIN", authority: []string{soaConsul}},
+	{name: "nope.node.consul.", qtype: "TXT", rcode: "NXDOMAIN", authority: []string{soaConsul}},
+	{name: "nope.node.alt.test.", qtype: "A", rcode: "NXDOMAIN", authority: []string{soaAlt}},
+	{name: "web1.node.default.ns.consul.", qtype: "A", rcode: "NXDOMAIN", authority: []string{soaConsul}},
 	{name: "web1.node.dc2.consul.", qtype: "A", rcode: "NXDOMAIN", authority: []string{soaConsul}},
 
 	// services
@@ -196,6 +208,18 @@ var answers = []struct {
 	{name: "web.service.consul.", qtype: "MX", authority: []string{soaConsul}},
 	{name: "web.service.dc2.consul.", qtype: "A", rcode: "NXDOMAIN", authority: []string{soaConsul}},
 	{name: "web.service.default.ns.consul.", qtype: "A", rcode: "NXDOMAIN", authority: []string{soaConsul}},
+	{name: "web.service.default.ap.consul.", qtype: "A", rcode: "NXDOMAIN", authority: []string{soaConsul}},
+	{name: "web.service.dc2.dc.consul.", qtype: "A", rcode: "NXDOMAIN", authority: []string{soaConsul}},
+	{name: "node.service.consul.", qtype: "A", answer: []string{"node.service.consul. 1 IN A 10.0.0.1"}},
+	{name: "v1.web.service.dc1.consul.", qtype: "A", answer: []string{"v1.web.service.dc1.consul. 7 IN A 10.0.0.1"}},
+	{name: "prod.eu.web.service.consul.", qtype: "SRV", answer: []string{"prod.eu.web.service.consul. 7 IN SRV 1 1 80 web1.node.dc1.consul."},
+		extra: []string{"web1.node.dc1.consul. 7 IN A 10.0.0.1", `web1.node.dc1.consul. 7 IN TXT "z=1"`}},
+	{name: "six.service.consul.", qtype: "ANY", answer: []string{"six.service.consul. 1 IN AAAA fd00::1"}},
+	{name: "six.service.consul.", qtype: "TXT", answer: []string{"six.service.consul. 1 IN AAAA fd00::1"}},
+	{name: "ext.service.consul.", qtype: "AAAA", answer: []string{"ext.service.consul. 1 IN CNAME www.example.com."}},
+	{name: "ext.service.consul.", qtype: "ANY", answer: []string{"ext.service.consul. 1 IN CNAME www.example.com."}},
+	{name: "sick.service.consul.", qtype: "SRV", rcode: "NXDOMAIN", authority: []string{soaConsul}},
+	{name: "nope.service.consul.", qtype: "SRV", rcode: "NXDOMAIN", authority: []string{soaConsul}},
 	{name: "nope.service.consul.", qtype: "MX", rcode: "NXDOMAIN", authority: []string{soaConsul}},
 	{name: "sick.service.consul.", qtype: "A", rcode: "NXDOMAIN", authority: []string{soaConsul}},
 	{name: "service.consul.", qtype: "A", rcode: "NXDOMAIN", authority: []string{soaConsul}},
@@ -223,6 +247,12 @@ var answers = []struct {
 		extra: []string{"0a010102.addr.dc1.consul. 7 IN A 10.1.1.2", `web1.node.dc1.consul. 7 IN TXT "z=1"`}},
 	{name: "_web._v2.dc1.consul.", qtype: "SRV", answer: []string{"_web._v2.dc1.consul. 7 IN SRV 1 2 8080 0a010102.addr.dc1.consul."},
 		extra: []string{"0a010102.addr.dc1.consul. 7 IN A 10.1.1.2", `web1.node.dc1.consul. 7 IN TXT "z=1"`}},
+	{name: "_web._tcp.service.dc1.consul.", qtype: "SRV", answer: []string{
+		"_web._tcp.service.dc1.consul. 7 IN SRV 1 1 80 web1.node.dc1.consul.", "_web._tcp.service.dc1.consul. 7 IN SRV 1 2 8080 0a010102.addr.dc1.consul."},
+		extra: []string{"0a010102.addr.dc1.consul. 7 IN A 10.1.1.2", "web1.node.dc1.consul. 7 IN A 10.0.0.1", `web1.node.dc1.consul. 7 IN TXT "z=1"`}},
+	{name: "_WEB._TCP.Service.consul.", qtype: "A", answer: []string{"_WEB._TCP.Service.consul. 7 IN A 10.0.0.1", "_WEB._TCP.Service.consul. 7 IN A 10.1.1.2"}},
+	{name: "_web._tcp.dc2.consul.", qtype: "SRV", rcode: "NXDOMAIN", authority: []string{soaConsul}},
+	{name: "cn.service.consul.", qtype: "SRV", answer: []string{"cn.service.consul. 1 IN SRV 1 1 443 web1.node.consul."}, extra: []string{"web1.node.consul. 1 IN A 10.0.0.1", `web1.node.dc1.consul. 1 IN TXT "z=1"`}},
 	{name: "_web._udp.service.consul.", qtype: "SRV", rcode: "NXDOMAIN", authority: []string{soaConsul}},
 	{name: "_web._tcp.consul.", qtype: "A", rcode: "NXDOMAIN", authority: []string{soaConsul}},
 	{name: "_web._v1.service.consul.", qtype: "A", answer: []string{"_web._v1.service.consul. 7 IN A 10.0.0.1"}},
@@ -240,6 +270,10 @@ var answers = []struct {
 	{name: "0a000001.addr.dc1.consul.", qtype: "A", answer: []string{"0a000001.addr.dc1.consul. 5 IN A 10.0.0.1"}},
 	{name: "0a000001.addr.consul.", qtype: "AAAA", extra: []string{"0a000001.addr.consul. 5 IN A 10.0.0.1"}},
 	{name: "fd000000000000000000000000000001.addr.consul.", qtype: "AAAA", answer: []string{"fd000000000000000000000000000001.addr.consul. 5 IN AAAA fd00::1"}},
+	{name: "fd000000000000000000000000000001.addr.consul.", qtype: "A", extra: []string{"fd000000000000000000000000000001.addr.consul. 5 IN AAAA fd00::1"}},
+	{name: "0a000001.addr.alt.test.", qtype: "ANY", answer: []string{"0a000001.addr.alt.test. 5 IN A 10.0.0.1"}},
+	{name: "0a000001.addr.dc2.consul.", qtype: "A", answer: []string{"0a000001.addr.dc2.consul. 5 IN A 10.0.0.1"}}, // nothing is looked up
+	{name: "0a0000.addr.consul.", qtype: "A", rcode: "NXDOMAIN", authority: []string{soaConsul}},
 	{name: "zz.addr.consul.", qtype: "A", rcode: "NXDOMAIN", authority: []string{soaConsul}},
 	{name: "web.virtual.consul.", qtype: "A"},
 	{name: "web.connect.consul.", qtype: "A", rcode: "NXDOMAIN", authority: []string{soaConsul}},
@@ -254,6 +288,10 @@ var answers = []struct {
 
 	// zone
 	{name: "consul.", qtype: "SOA", answer: []string{soaConsul}, authority: []string{"consul. 5 IN NS n1.node.dc1.consul."}, extra: []string{"n1.node.dc1.consul. 5 IN A 127.0.0.1"}},
+	{name: "consul.", qtype: "NS", answer: []string{"consul. 5 IN NS n1.node.dc1.consul."}, extra: []string{"n1.node.dc1.consul. 5 IN A 127.0.0.1"}},
+	{name: "ns.consul.", qtype: "A", rcode: "NXDOMAIN", authority: []string{soaConsul}},
+	{name: "ns.consul.", qtype: "SOA", answer: []string{soaConsul}, authority: []string{"consul. 5 IN NS n1.node.dc1.consul."}, extra: []string{"n1.node.dc1.consul. 5 IN A 127.0.0.1"}},
+	{name: "alt.test.", qtype: "SOA", answer: []string{soaAlt}, authority: []string{"alt.test. 5 IN NS n1.node.dc1.alt.test."}, extra: []string{"n1.node.dc1.alt.test. 5 IN A 127.0.0.1"}},
 	{name: "x.y.consul.", qtype: "SOA", answer: []string{soaConsul}, authority: []string{"consul. 5 IN NS n1.node.dc1.consul."}, extra: []string{"n1.node.dc1.consul. 5 IN A 127.0.0.1"}},
 	{name: "alt.test.", qtype: "NS", answer: []string{"alt.test. 5 IN NS n1.node.dc1.alt.test."}, extra: []string{"n1.node.dc1.alt.test. 5 IN A 127.0.0.1"}},
 
@@ -262,6 +300,8 @@ var answers = []struct {
 	{name: "2.1.1.10.in-addr.arpa.", qtype: "PTR", answer: []string{"2.1.1.10.in-addr.arpa. 0 IN PTR web.service.dc1.consul."}},
 	{name: "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa.", qtype: "PTR",
 		answer: []string{"1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa. 0 IN PTR six1.node.dc1.consul."}},
+	{name: "1.0.0.10.in-addr.arpa.", qtype: "ANY", answer: []string{"1.0.0.10.in-addr.arpa. 0 IN PTR web1.node.dc1.consul."}},
+	{name: "1.0.0.10.IN-ADDR.ARPA.", qtype: "PTR", answer: []string{"1.0.0.10.IN-ADDR.ARPA. 0 IN PTR web1.node.dc1.consul."}},
 	{name: "9.9.9.10.in-addr.arpa.", qtype: "PTR", rcode: "NXDOMAIN", authority: []string{soaConsul}},
 	{name: "9.10.in-addr.arpa.", qtype: "PTR", rcode: "NXDOMAIN", authority: []string{soaConsul}},
 }
@@ -293,6 +333,21 @@ func TestAnswers(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+}
+
+// Without EDNS there is no OPT record in the answer, and the least TTL of a negative answer is the smaller one of the SOA
+// record's TTL and minimum, which are one number (RFC 2308 section 5).
+func TestNegativeAnswers(t *testing.T) {
+	c := contractConfig()
+	c.SOA.MinTTL = 3
+	s := start(t, c, NewTreeSource(contractWorld(t).tree.Snap))
+	for name, rcode := range map[string]int{"no.service.consul.": dns.RcodeNameError, "web.service.consul.": dns.RcodeSuccess} {
+		r := ask(t, s, "udp", name, dns.TypeAAAA, 0)
+		soa, ok := r.Ns[0].(*dns.SOA)
+		if !ok || soa.Hdr.Ttl != 3 || soa.Minttl != 3 || r.Rcode != rcode || r.IsEdns0() != nil || len(r.Extra) != 0 {
+			t.Errorf("%s: %v", name, r)
 		}
 	}
 }
