@@ -21,6 +21,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-metrics"
+	"github.com/hashicorp/raft"
 
 	"github.com/musterhq/muster/kv"
 )
@@ -50,6 +51,8 @@ type Config struct {
 	SnapshotThreshold uint64        // least number of entries between snapshots; large trees wait longer (see DESIGN.md)
 	SnapshotInterval  time.Duration // how often the need for a snapshot is checked (up to twice that)
 	TrailingLogs      uint64        // entries kept behind a snapshot for followers that are a little late
+
+	wrapLog func(raft.LogStore) raft.LogStore // tests put a slow disk in between
 }
 
 // Timing of leadership. All servers of a cluster must use the same.

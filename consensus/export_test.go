@@ -34,3 +34,9 @@ func LoadUpTo(dir string, tree *kv.Tree, end uint64) (State, error) {
 	st, _, err := load(d, tree, end, hclog.NewNullLogger())
 	return st, err
 }
+
+// SlowDisk puts f around raft's log store.
+func SlowDisk(c *Config, f func(raft.LogStore) raft.LogStore) { c.wrapLog = f }
+
+// HasLease says whether a Default read needs no round.
+func (n *Node) HasLease() bool { return n.acks.lease.Load()+int64(n.cfg.Timing.Lease) > mono() }

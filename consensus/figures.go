@@ -18,6 +18,9 @@ type Figures struct {
 	Sent          Traffic   // appends to followers
 	Received      Traffic   // appends from leaders
 	Followers     []Follower
+	DiskStalled   bool   // an append to the log has been under way for too long
+	DiskStalls    uint64 // how often that happened
+	GaveUp        uint64 // how often this server gave up leadership for it
 }
 
 // Traffic counts messages that carry log entries or the commit index; heartbeats are none. The rates are those of
@@ -41,6 +44,7 @@ type Follower struct {
 func (n *Node) Figures() Figures {
 	f := n.figures.read(mono())
 	f.Pending, f.Failed = len(n.slots), n.figures.failed.Load()
+	f.DiskStalled, f.DiskStalls, f.GaveUp = n.figures.stalled.Load(), n.figures.stalls.Load(), n.figures.gaveUp.Load()
 	if servers, err := n.Servers(); err == nil {
 		addr := make(map[string]string, len(servers))
 		for _, s := range servers {
@@ -59,7 +63,9 @@ func (n *Node) Figures() Figures {
 
 // figures gathers. The messages counted are batches, so one lock is cheap.
 type figures struct {
-	failed atomic.Uint64
+	failed         atomic.Uint64
+	stalled        atomic.Bool
+	stalls, gaveUp atomic.Uint64
 
 	mu             sync.Mutex
 	leader         string

@@ -16,10 +16,11 @@ const clusterPath = "m/cluster"
 
 // leadership is one term of this server as leader.
 type leadership struct {
-	term  uint64
-	ctx   context.Context // done when leadership is lost
-	end   context.CancelFunc
-	ready chan struct{} // closed once the tree holds everything committed before and the outage is made good
+	term   uint64
+	ctx    context.Context // done when leadership is lost
+	end    context.CancelFunc
+	gaveUp chan struct{} // closed when this server gives the term up while raft is blocked
+	ready  chan struct{} // closed once the tree holds everything committed before and the outage is made good
 }
 
 func (l *leadership) isReady() bool {
@@ -46,7 +47,7 @@ func (n *Node) followLeadership(leads <-chan bool) {
 			end()
 			if lead {
 				ctx, cancel := context.WithCancel(context.Background())
-				l := &leadership{ctx: ctx, end: cancel, ready: make(chan struct{})}
+				l := &leadership{ctx: ctx, end: cancel, gaveUp: make(chan struct{}), ready: make(chan struct{})}
 				n.refreshMembers()
 				n.lead.Store(l)
 				n.wg.Go(func() { n.begin(l) })

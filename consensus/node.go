@@ -27,6 +27,7 @@ type Node struct {
 	rcfg     *raft.Config
 	acks     *acks
 	figures  figures
+	given    abdication
 	clock    clusterClock
 
 	members  atomic.Pointer[members] // of the newest configuration
@@ -42,6 +43,9 @@ type Node struct {
 	reads    chan *verifyWaiter // Consistent reads of this leadership
 
 	configuring sync.Mutex // one change of the configuration at a time
+
+	stallMu   sync.Mutex // guards lastGiven
+	lastGiven time.Time  // when this server last gave up a term because of its disk
 
 	closing  chan struct{} // closed when Close begins
 	closed   chan struct{} // closed when raft has ended
@@ -117,14 +121,20 @@ func (n *Node) startRaft() error {
 	if n.cfg.Resolve != nil {
 		tc.ServerAddressProvider = resolver(n.cfg.Resolve)
 	}
-	n.trans = newTransport(raft.NewNetworkTransportWithConfig(tc), n.acks, &n.figures)
+	n.trans = newTransport(raft.NewNetworkTransportWithConfig(tc), n.acks, &n.figures, &n.given)
 	n.trans.heartbeat = n.clock.heartbeat
 	started := make(chan struct{})
 	n.trans.term = func() uint64 { <-started; return n.raft.CurrentTerm() }
 
+	n.given.change = n.change.wake
+	var logs raft.LogStore = n.stores.logs
+	if n.cfg.wrapLog != nil {
+		logs = n.cfg.wrapLog(logs)
+	}
+	logs = &watchedLog{LogStore: logs, limit: n.cfg.Timing.stallAfter(), late: func(over <-chan struct{}) { <-started; n.late(over) }}
 	machine := &fsm{tree: n.tree, log: n.log, clock: &n.clock, deadlineChanged: func() { poke(n.deadline) }, persisted: n.persisted}
 	var err error
-	n.raft, err = raft.NewRaft(c, machine, n.stores.logs, n.stores.stable, n.stores.snaps, n.trans)
+	n.raft, err = raft.NewRaft(c, machine, logs, n.stores.stable, n.stores.snaps, n.trans)
 	if err != nil {
 		_ = n.trans.Close()
 		return fmt.Errorf("consensus: start raft: %w", err)
@@ -198,12 +208,15 @@ func (n *Node) Bootstrap(servers []Server) error {
 
 // Leader returns the leader as this server knows it; empty strings when it knows none.
 func (n *Node) Leader() (id, addr string) {
+	if n.gaveUp() {
+		return n.given.leader() // raft is blocked, and knows only itself
+	}
 	a, i := n.raft.LeaderWithID()
 	return string(i), string(a)
 }
 
 // IsLeader says whether this server leads, by its own knowledge, and may have its first barrier still ahead.
-func (n *Node) IsLeader() bool { return n.raft.State() == raft.Leader }
+func (n *Node) IsLeader() bool { return n.raft.State() == raft.Leader && !n.gaveUp() }
 
 // LeaderChanged returns a channel that is closed when the leader is next another one, or none. Take the channel
 // first, then ask Leader.
@@ -256,6 +269,8 @@ func (n *Node) Status() Status {
 	}
 	if l := n.lead.Load(); l != nil {
 		s.Ready = l.isReady()
+	} else if n.gaveUp() {
+		s.State = raft.Follower.String()
 	}
 	return s
 }

@@ -103,6 +103,13 @@ func (n *Node) propose(ctx context.Context, txn kv.Txn) (kv.Result, error) {
 		return kv.Result{}, ErrClosed
 	default:
 	}
+	var gaveUp <-chan struct{}
+	if l := n.lead.Load(); l != nil {
+		gaveUp = l.gaveUp
+	} else if !n.IsLeader() {
+		<-n.slots
+		return kv.Result{}, n.notLeader()
+	}
 	p := &proposal{done: make(chan struct{})}
 	p.future = n.raft.ApplyLog(raft.Log{Data: data}, 0)
 	n.underway <- p // never blocks: there are as many places as slots
@@ -111,6 +118,8 @@ func (n *Node) propose(ctx context.Context, txn kv.Txn) (kv.Result, error) {
 		return p.res, p.err
 	case <-ctx.Done():
 		return kv.Result{}, fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
+	case <-gaveUp: // raft answers when the disk does
+		return kv.Result{}, fmt.Errorf("%w: the leader gave up, because its disk stalls", ErrUnknownOutcome)
 	case <-n.closed:
 		return kv.Result{}, fmt.Errorf("%w: %w", ErrUnknownOutcome, ErrClosed)
 	}

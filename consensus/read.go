@@ -22,7 +22,7 @@ func (n *Node) Read(ctx context.Context, c Consistency) (*kv.Snap, ReadMeta, err
 	}
 	if m := n.members.Load(); len(m.others) == 0 && m.self {
 		// No other server can be elected without our vote.
-	} else if c == Default && n.acks.since.Load()+int64(n.cfg.Timing.Lease) > mono() {
+	} else if c == Default && n.acks.lease.Load()+int64(n.cfg.Timing.Lease) > mono() {
 		// Nobody who answered within the lease votes for another before it has passed.
 	} else if err := n.verify(ctx, l); err != nil {
 		return nil, ReadMeta{}, err
@@ -35,7 +35,7 @@ func (n *Node) leading(ctx context.Context) (*leadership, error) {
 	for {
 		l := n.lead.Load()
 		if l == nil {
-			if n.raft.State() != raft.Leader {
+			if !n.IsLeader() {
 				return nil, n.notLeader()
 			}
 			// Elected a moment ago; followLeadership is on its way.
@@ -74,7 +74,7 @@ func (n *Node) leading(ctx context.Context) (*leadership, error) {
 // stillLeads says whether raft is leader in l's term. State is asked before the term: terms only grow, so a state
 // of an earlier term cannot be taken for one of this.
 func (n *Node) stillLeads(l *leadership) bool {
-	return n.raft.State() == raft.Leader && n.raft.CurrentTerm() == l.term
+	return n.raft.State() == raft.Leader && n.raft.CurrentTerm() == l.term && !n.gaveUp()
 }
 
 // verifyWaiter is a Consistent read that waits for its round.

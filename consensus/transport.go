@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -58,6 +59,7 @@ type transport struct {
 	*raft.NetworkTransport
 	acks      *acks
 	figures   *figures
+	given     *abdication
 	heartbeat func() // a leader of the current term was heard
 	term      func() uint64
 	rpcs      chan raft.RPC
@@ -65,8 +67,8 @@ type transport struct {
 	once      sync.Once
 }
 
-func newTransport(inner *raft.NetworkTransport, a *acks, g *figures) *transport {
-	t := &transport{NetworkTransport: inner, acks: a, figures: g, rpcs: make(chan raft.RPC), closed: make(chan struct{})}
+func newTransport(inner *raft.NetworkTransport, a *acks, g *figures, given *abdication) *transport {
+	t := &transport{NetworkTransport: inner, acks: a, figures: g, given: given, rpcs: make(chan raft.RPC), closed: make(chan struct{})}
 	go t.forward()
 	return t
 }
@@ -78,6 +80,7 @@ func (t *transport) forward() {
 		case rpc := <-in:
 			if r, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
 				t.figures.append(&t.figures.received, r)
+				t.given.hear(r)
 			}
 			select {
 			case t.rpcs <- rpc:
@@ -112,11 +115,31 @@ func (t *transport) campaign() {
 	}
 }
 
+// errGivenUp is why nothing more is sent in a term that this server has given up (see stall.go).
+var errGivenUp = errors.New("consensus: this server has given up the term")
+
+// TimeoutNow asks a follower to stand for election: raft hands over. From then on another may be elected before a
+// lease is over, so this term has no lease any more, whatever becomes of it: a paused follower may take its time.
+func (t *transport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	t.acks.endLease(t.term())
+	return t.NetworkTransport.TimeoutNow(id, target, args, resp)
+}
+
+// appoint asks a follower to stand for election without raft's help, and waits for its answer.
+func (t *transport) appoint(id raft.ServerID, target raft.ServerAddress) {
+	args := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}}
+	_ = t.NetworkTransport.TimeoutNow(id, target, args, &raft.TimeoutNowResponse{}) // failing that, the election timeout acts
+}
+
 // SetHeartbeatHandler passes heartbeats to raft and notes those of a leader.
 func (t *transport) SetHeartbeatHandler(cb func(raft.RPC)) {
 	t.NetworkTransport.SetHeartbeatHandler(func(rpc raft.RPC) {
+		req, ok := rpc.Command.(*raft.AppendEntriesRequest)
+		if ok {
+			t.given.hear(req) // first, for a blocked raft does not answer
+		}
 		cb(rpc)
-		if req, ok := rpc.Command.(*raft.AppendEntriesRequest); ok && req.Term >= t.term() {
+		if ok && req.Term >= t.term() {
 			t.heartbeat()
 		}
 	})
@@ -124,6 +147,9 @@ func (t *transport) SetHeartbeatHandler(cb func(raft.RPC)) {
 
 // AppendEntries sends entries or a heartbeat and records the answer.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if args.Term <= t.given.term.Load() {
+		return errGivenUp
+	}
 	sent := mono()
 	t.figures.append(&t.figures.sent, args)
 	err := t.NetworkTransport.AppendEntries(id, target, args, resp)
@@ -140,7 +166,7 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	if err != nil {
 		return nil, err
 	}
-	w := &pipeline{AppendPipeline: p, out: make(chan raft.AppendFuture), closed: make(chan struct{}), sent: func(r *raft.AppendEntriesRequest) {
+	w := &pipeline{AppendPipeline: p, out: make(chan raft.AppendFuture), closed: make(chan struct{}), given: t.given, sent: func(r *raft.AppendEntriesRequest) {
 		t.figures.append(&t.figures.sent, r)
 	}, record: func(f raft.AppendFuture) {
 		took := time.Since(f.Start())
@@ -158,12 +184,16 @@ type pipeline struct {
 	out    chan raft.AppendFuture
 	closed chan struct{}
 	once   sync.Once
+	given  *abdication
 	sent   func(*raft.AppendEntriesRequest)
 	record func(raft.AppendFuture)
 }
 
 // AppendEntries sends without waiting for the answer.
 func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	if args.Term <= p.given.term.Load() {
+		return nil, errGivenUp
+	}
 	p.sent(args)
 	return p.AppendPipeline.AppendEntries(args, resp)
 }
@@ -202,6 +232,9 @@ type acks struct {
 	term  uint64
 	by    map[string]ack
 	since atomic.Int64 // mono: a quorum has confirmed requests sent at this moment or later
+	lease atomic.Int64 // the same, or 0 when reads must not rely on it
+	// unleased is the newest term whose lease is void; ended the newest one whose answers count for nothing.
+	unleased, ended uint64
 }
 
 type ack struct {
@@ -216,12 +249,13 @@ func (a *acks) record(id raft.ServerID, sent int64, args *raft.AppendEntriesRequ
 	voters, self := a.voters()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if args.Term < a.term {
+	if args.Term < a.term || args.Term <= a.ended {
 		return
 	}
 	if args.Term > a.term {
 		a.term, a.by = args.Term, make(map[string]ack)
 		a.since.Store(0)
+		a.lease.Store(0)
 	}
 	k := a.by[string(id)]
 	k.sent = max(k.sent, sent)
@@ -233,7 +267,32 @@ func (a *acks) record(id raft.ServerID, sent int64, args *raft.AppendEntriesRequ
 		k.match = max(k.match, last)
 	}
 	a.by[string(id)] = k
-	a.since.Store(a.quorum(voters, self))
+	since := a.quorum(voters, self)
+	a.since.Store(since)
+	if a.term > a.unleased {
+		a.lease.Store(since)
+	}
+}
+
+// endLease makes every further read in the term ask a quorum.
+func (a *acks) endLease(term uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.unleased = max(a.unleased, term)
+	if a.term <= a.unleased {
+		a.lease.Store(0)
+	}
+}
+
+// forfeit makes all answers of the term worthless, those under way too.
+func (a *acks) forfeit(term uint64) {
+	a.endLease(term)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ended = max(a.ended, term)
+	if a.term <= a.ended {
+		a.since.Store(0)
+	}
 }
 
 // quorum returns the newest moment at which a majority has confirmed; mu is held.
