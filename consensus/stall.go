@@ -47,6 +47,12 @@ func (w *watchedLog) StoreLogs(logs []*raft.Log) error {
 
 func (w *watchedLog) StoreLog(l *raft.Log) error { return w.StoreLogs([]*raft.Log{l}) }
 
+// IsMonotonic says for raft, which asks by type, whether the store refuses gaps.
+func (w *watchedLog) IsMonotonic() bool {
+	m, ok := w.LogStore.(raft.MonotonicLogStore)
+	return ok && m.IsMonotonic()
+}
+
 func (w *watchedLog) begin() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
