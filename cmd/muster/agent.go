@@ -57,6 +57,9 @@ func runLoaded(load func() (agent.Config, []agent.Warning, error), out, errw io.
 		return err
 	}
 	go up(a)
+	quiet, stop := context.WithCancel(context.Background())
+	defer stop()
+	go giveBackMemory(quiet)
 	return serve(a, cfg, signals, errw)
 }
 
