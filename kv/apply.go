@@ -173,7 +173,7 @@ func (t *Tree) opSet(op *Op, path string, r *OpResult) *failed {
 	case keep:
 		e.value = old.value
 		e.meta |= old.meta & (hasValue | realDir)
-		x = was
+		e.record, x = old.record, was
 		x.expires = op.Expires
 	case !dir:
 		e.value = op.Value
@@ -194,7 +194,7 @@ func (t *Tree) opSet(op *Op, path string, r *OpResult) *failed {
 		return nil
 	}
 	if !keep {
-		if f := t.decode(path, e, &x); f != nil {
+		if f := t.decode(path, e); f != nil {
 			return f
 		}
 	}
@@ -210,7 +210,7 @@ func (t *Tree) opSet(op *Op, path string, r *OpResult) *failed {
 }
 
 // decode sets the record of an entry in a record root.
-func (t *Tree) decode(path string, e *Entry, x *ext) *failed {
+func (t *Tree) decode(path string, e *Entry) *failed {
 	if t.o.Deriver == nil || !e.HasValue() || !roots[rootOf(path)].records {
 		return nil
 	}
@@ -218,7 +218,7 @@ func (t *Tree) decode(path string, e *Entry, x *ext) *failed {
 	if err != nil {
 		return t.fail(BadTxn, path)
 	}
-	x.record = rec
+	e.record = rec
 	return nil
 }
 

@@ -3,7 +3,7 @@ package kv
 // Entry is one immutable node of the tree. All its methods may be called from any goroutine; it shares its
 // subtree with the Snap it came from and keeps that subtree alive.
 //
-// The struct is 80 bytes; name and value share the memory of the Txn that wrote them. What few entries have
+// The struct is 96 bytes; name and value share the memory of the Txn that wrote them. What few entries have
 // stands in ext.
 type Entry struct {
 	name     string
@@ -13,6 +13,7 @@ type Entry struct {
 	below    uint64 // index of the last change at or below
 	kids     *dir   // nil when there are none
 	ext      *ext   // nil when all of it is zero
+	record   any    // what Deriver.Decode made of the value, or the payload of a view entry
 	meta     uint64 // edit generation << metaBits | bits
 }
 
@@ -22,7 +23,6 @@ type ext struct {
 	expires int64
 	lock    uint64
 	owner   string
-	record  any
 }
 
 const (
@@ -57,7 +57,7 @@ func (e *Entry) extra() ext {
 }
 
 func (e *Entry) setExtra(x ext) {
-	if x.flags == 0 && x.expires == 0 && x.lock == 0 && x.owner == "" && x.record == nil {
+	if x.flags == 0 && x.expires == 0 && x.lock == 0 && x.owner == "" {
 		e.ext = nil
 		return
 	}
@@ -125,10 +125,7 @@ func (e *Entry) LockIndex() uint64 {
 
 // Record is what Deriver.Decode made of the value, or the payload of a view entry.
 func (e *Entry) Record() any {
-	if e.ext == nil {
-		return nil
-	}
-	return e.ext.record
+	return e.record
 }
 
 // Index is the index of the last change at or below this entry, removals included.

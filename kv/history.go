@@ -56,7 +56,7 @@ func (h *history) after(index uint64) uint64 {
 
 const (
 	eventSize = 48 + 16 // an Event and its place in the ring
-	entrySize = 80
+	entrySize = 96
 )
 
 // size estimates the memory that an Event keeps alive beyond the tree: the old state, and for the removal of a

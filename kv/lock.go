@@ -39,7 +39,7 @@ func (t *Tree) opLock(op *Op, r *OpResult) *failed {
 			e.created = old.created
 		}
 	}
-	if f := t.decode(op.Path, e, &x); f != nil {
+	if f := t.decode(op.Path, e); f != nil {
 		return f
 	}
 	e.setExtra(x)

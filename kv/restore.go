@@ -274,9 +274,7 @@ func (r *snapReader) record(e *Entry, path string) {
 	if err != nil {
 		r.refuse(err, "record at %.80q", path)
 	}
-	x := e.extra()
-	x.record = rec
-	e.setExtra(x)
+	e.record = rec
 }
 
 func (r *snapReader) children(e *Entry, kids uint64, read func(at int) *Entry) {

@@ -40,7 +40,7 @@ func mustView(path string) {
 
 // setView writes a view entry with the index of the last change so far.
 func (t *Tree) setView(path, value string, record any) {
-	e := &Entry{name: keepName(path), value: value, created: t.index, modified: t.index, below: t.index, meta: hasValue}
+	e := &Entry{name: keepName(path), value: value, created: t.index, modified: t.index, below: t.index, meta: hasValue, record: record}
 	if old := t.root.find(path); old != nil {
 		e.kids = old.kids
 		if old.HasValue() {
@@ -48,7 +48,6 @@ func (t *Tree) setView(path, value string, record any) {
 		}
 		t.capture(old)
 	}
-	e.setExtra(ext{record: record})
 	t.root = t.put(t.root, path, e, false)
 	t.capture(e)
 	t.viewed = append(t.viewed, viewed{path: path})
