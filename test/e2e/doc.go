@@ -3,6 +3,6 @@
 //
 //	go test -tags e2e ./test/e2e
 //
-// The suite wants etcdctl (API 2) and dig on the PATH; a test that lacks its tool is skipped, and fails when
-// CI is set.
+// The suite wants the programs that .ci/run installs on the PATH; a test that lacks its tool is skipped, and fails
+// when CI is set.
 package e2e
