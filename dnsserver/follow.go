@@ -54,6 +54,7 @@ type FollowSource struct {
 	runs   sync.WaitGroup
 
 	newcomers *rate.Limiter // see strangers.go
+	down      atomic.Bool   // the last question to the cluster failed
 
 	mu    sync.RWMutex
 	items map[string]*item
@@ -247,6 +248,10 @@ func (f *FollowSource) get(ctx context.Context, key string) (*value, error) {
 	if first == nil {
 		return it.known()
 	}
+	if it.now.Load() != nil && f.down.Load() { // waiting would end with the same answer
+		it.goStale()
+		return it.known()
+	}
 	timer := time.NewTimer(f.cfg.First)
 	defer timer.Stop()
 	select {
@@ -393,9 +398,12 @@ func (f *FollowSource) fetch(ctx context.Context, it *item, index uint64) (*valu
 		query.Set("wait", f.cfg.Wait.String())
 		limit += f.cfg.Wait + f.cfg.Wait/16 // servers add up to a sixteenth by chance
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	asking, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	body, got, err := f.cfg.Fetch(ctx, it.path, query)
+	body, got, err := f.cfg.Fetch(asking, it.path, query)
+	if ctx.Err() == nil {
+		f.down.Store(err != nil && !errors.Is(err, ErrMissing))
+	}
 	if errors.Is(err, ErrMissing) {
 		return &value{missing: true}, 1, nil
 	}

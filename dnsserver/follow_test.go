@@ -465,3 +465,34 @@ func TestStaleEndsWithoutAChange(t *testing.T) {
 		}
 	})
 }
+
+// When the cluster is known to be away, nobody waits for what is known anyway.
+func TestKnownAnswersDoNotWaitForADeadCluster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		c.set(webPath, "["+instance("n1", "10.0.0.1", "passing")+"]")
+		f := newFollower(t, c, 0)
+		defer f.Close()
+		addrs(t, f)
+		time.Sleep(10 * time.Minute) // nobody asks: web is no longer followed
+		c.mu.Lock()
+		c.hang = true // now every question would take its time
+		c.mu.Unlock()
+		began := time.Now()
+		if got := addrs(t, f); got != "10.0.0.1 stale" || time.Since(began) != 2*time.Second {
+			t.Errorf("the first to notice: %s after %s", got, time.Since(began))
+		}
+		time.Sleep(20 * time.Minute)
+		began = time.Now()
+		if got := addrs(t, f); got != "10.0.0.1 stale" || time.Since(began) != 0 {
+			t.Errorf("the next: %s after %s", got, time.Since(began))
+		}
+		c.mu.Lock()
+		c.hang = false
+		c.mu.Unlock()
+		time.Sleep(time.Minute)
+		if got := addrs(t, f); got != "10.0.0.1" {
+			t.Errorf("back again: %s", got)
+		}
+	})
+}

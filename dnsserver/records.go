@@ -172,7 +172,7 @@ func srvGroups(ins []*catalog.Instance, owner string, n naming, ttl uint32, meta
 			hosts = true
 			extra = resolve(target)
 		}
-		if meta {
+		if meta && a.host == "" { // a host name's node is not what the target names
 			extra = append(extra, metaRecords(n.node(in.Node.Name), in.Node.Meta, ttl)...)
 		}
 		groups = append(groups, group{

@@ -252,7 +252,7 @@ var answers = []struct {
 		extra: []string{"0a010102.addr.dc1.consul. 7 IN A 10.1.1.2", "web1.node.dc1.consul. 7 IN A 10.0.0.1", `web1.node.dc1.consul. 7 IN TXT "z=1"`}},
 	{name: "_WEB._TCP.Service.consul.", qtype: "A", answer: []string{"_WEB._TCP.Service.consul. 7 IN A 10.0.0.1", "_WEB._TCP.Service.consul. 7 IN A 10.1.1.2"}},
 	{name: "_web._tcp.dc2.consul.", qtype: "SRV", rcode: "NXDOMAIN", authority: []string{soaConsul}},
-	{name: "cn.service.consul.", qtype: "SRV", answer: []string{"cn.service.consul. 1 IN SRV 1 1 443 web1.node.consul."}, extra: []string{"web1.node.consul. 1 IN A 10.0.0.1", `web1.node.dc1.consul. 1 IN TXT "z=1"`}},
+	{name: "cn.service.consul.", qtype: "SRV", answer: []string{"cn.service.consul. 1 IN SRV 1 1 443 web1.node.consul."}, extra: []string{"web1.node.consul. 1 IN A 10.0.0.1"}},
 	{name: "_web._udp.service.consul.", qtype: "SRV", rcode: "NXDOMAIN", authority: []string{soaConsul}},
 	{name: "_web._tcp.consul.", qtype: "A", rcode: "NXDOMAIN", authority: []string{soaConsul}},
 	{name: "_web._v1.service.consul.", qtype: "A", answer: []string{"_web._v1.service.consul. 7 IN A 10.0.0.1"}},
