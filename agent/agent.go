@@ -64,6 +64,7 @@ type Agent struct {
 	events  *userEvents
 	watches *watches
 	relay   *proxy.Proxy
+	views   *proxy.Views // nil on a server
 	seen    seen
 
 	memberCache memberCache
@@ -290,6 +291,9 @@ func (a *Agent) openRoutes() error {
 		Logger: a.log.Named("proxy"), Metrics: a.metrics,
 	})
 	if err != nil {
+		return err
+	}
+	if err := a.openViews(); err != nil {
 		return err
 	}
 	if err := a.openDialects(); err != nil {

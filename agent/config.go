@@ -149,6 +149,12 @@ type Config struct {
 	WatchHistoryEvents int `key:"watch_history_events" flag:"watch-history-events" usage:"changes of keys remembered for watches into the past"`
 	WatchHistoryBytes  int `key:"watch_history_bytes" flag:"watch-history-bytes" usage:"bytes those changes may take"`
 
+	// LastKnownGood is what a proxy answers when no server can be reached.
+	LastKnownGood LastKnownGood `key:"last_known_good"`
+
+	// SharedViews are the blocking queries and watches that a proxy follows for all clients of its machine.
+	SharedViews SharedViews `key:"shared_views"`
+
 	// Limits bound what clients may take.
 	Limits Limits `key:"limits"`
 
@@ -323,6 +329,26 @@ type Limits struct {
 	TxnMaxOps             int           `key:"txn_max_ops"`
 }
 
+// LastKnownGood: a proxy keeps its last good answers about the catalog and health, and about the keys below KVPrefixes
+// ("config/", in either dialect; default none), in memory and in the data directory: up to MaxEntries of them (default
+// 10000) and MaxBytes (64 MiB), those that nobody asked for longest going first. MaxAge is how long an answer is good
+// after a server has confirmed it; 0, the default, for ever. Enabled (default true) false keeps nothing.
+type LastKnownGood struct {
+	Enabled    bool          `key:"enabled"`
+	KVPrefixes []string      `key:"kv_prefixes"`
+	MaxAge     time.Duration `key:"max_age"`
+	MaxEntries int           `key:"max_entries"`
+	MaxBytes   int           `key:"max_bytes"`
+}
+
+// SharedViews: a proxy follows up to MaxViews questions (default 4096, 0 shares nothing) whose answers take up to MaxBytes (64
+// MiB); whatever is asked beyond is relayed for each client. Linger is how long a view outlives its last client (10s).
+type SharedViews struct {
+	MaxViews int           `key:"max_views"`
+	MaxBytes int           `key:"max_bytes"`
+	Linger   time.Duration `key:"linger"`
+}
+
 // Performance: RaftMultiplier 1 to 10 stretches the consensus' times (default 1: fast failover on ordinary
 // machines), LeaveDrainTime is the pause between saying goodbye and closing (5s), RPCHoldTimeout how long a request
 // waits for a leader (7s).
@@ -404,6 +430,8 @@ func Defaults() Config {
 			GossipInterval: 100 * time.Millisecond, GossipNodes: 3, ProbeInterval: 500 * time.Millisecond,
 			ProbeTimeout: 250 * time.Millisecond, SuspicionMult: 4, RetransmitMult: 4,
 		},
+		LastKnownGood:      LastKnownGood{Enabled: true, MaxEntries: 10_000, MaxBytes: 64 << 20},
+		SharedViews:        SharedViews{MaxViews: 4096, MaxBytes: 64 << 20, Linger: 10 * time.Second},
 		WatchHistoryEvents: 200_000, WatchHistoryBytes: 16 << 20,
 		DefaultQueryTime: 300 * time.Second, MaxQueryTime: 600 * time.Second, SessionTTLMin: 10 * time.Second,
 		CheckUpdateInterval: 5 * time.Minute, CheckOutputMaxSize: 4096, LogLevel: "info", SkipLeaveOnInterrupt: true,

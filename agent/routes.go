@@ -108,6 +108,9 @@ func (a *Agent) clustered(row api.Route) api.Route {
 		return row
 	}
 	row.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header[proxy.HopsHeader] != nil {
+			w.Header()[proxy.ClusterHeader] = []string{a.raft.ClusterID()}
+		}
 		switch {
 		case row.TargetOf(r) == api.Any:
 			if a.behind(r) {
@@ -142,6 +145,12 @@ func (a *Agent) forward(w http.ResponseWriter, r *http.Request, row *api.Route, 
 			r.Header[seenHeader] = []string{strconv.FormatUint(n, 10)}
 		}
 		w = &witness{ResponseWriter: w, seen: &a.seen}
+	}
+	if a.views != nil && r.Header[proxy.HopsHeader] == nil {
+		if q, ok := a.question(row, r); ok {
+			a.views.Serve(w, r, t, a.resumer(row, r), q)
+			return
+		}
 	}
 	a.relay.Relay(w, r, t, a.resumer(row, r))
 }

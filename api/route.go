@@ -33,7 +33,10 @@ type Route struct {
 	Target  func(*http.Request) Target // for Cluster routes: which server; nil = Leader
 	// Resume tells a relay how a request that waits goes on when the server that holds it dies; nil, or an answer of
 	// nil, for requests that do not wait.
-	Resume  func(*http.Request) Resumer
+	Resume func(*http.Request) Resumer
+	// Share tells an agent without data how a read can be shared with other clients and kept; nil, or false, when it
+	// cannot be.
+	Share   func(*http.Request) (Shared, bool)
 	Here    func(*http.Request) bool // for Cluster routes: this request is for the agent that was asked, whatever it is; nil = none
 	Handler http.Handler             //
 	Refuse  http.Handler             // answers the methods that are not in Methods; nil = plain 405 with Allow

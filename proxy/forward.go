@@ -140,6 +140,7 @@ func writeHead(w http.ResponseWriter, resp *http.Response, inner bool, from stri
 	switch {
 	case !inner:
 		delete(h, LeaderHeader)
+		delete(h, ClusterHeader)
 	case t == Leader && resp.Header.Get(LeaderHeader) == "":
 		h.Set(LeaderHeader, from)
 	}

@@ -105,6 +105,7 @@ type Proxy struct {
 	picker  picker
 	buffers sync.Pool // of *[copySize]byte
 	log     hclog.Logger
+	outage  outage
 }
 
 // New checks c, fills in defaults and returns a Proxy. It starts nothing and needs no Close.

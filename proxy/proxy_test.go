@@ -325,9 +325,9 @@ func TestElectionIsInvisible(t *testing.T) {
 
 func TestEverybodyDownFailsFast(t *testing.T) {
 	p := newProxy(t, func(c *Config) { c.Hold = time.Hour }, deadAddr(t), deadAddr(t))
-	for target, want := range map[Target]string{Leader: "No cluster leader: no server of the cluster could be reached (tried ", Any: "no server of the cluster could be reached (tried "} {
+	for target, want := range map[Target]string{Leader: "No cluster leader: no server of the cluster could be reached for PUT /k (tried ", Any: "no server of the cluster could be reached for PUT /k (tried "} {
 		f := front(t, p, target)
-		if code, body, _ := call(t, "PUT", f.URL+"/k", "v"); code != 500 || !strings.HasPrefix(body, want) {
+		if code, body, _ := call(t, "PUT", f.URL+"/k", "v"); code != 500 || !strings.HasPrefix(body, want) || !strings.Contains(body, "; none has answered since 20") {
 			t.Errorf("target %d: %d %q", target, code, body)
 		}
 		_, err := p.RoundTrip(httptest.NewRequest("GET", "/k", nil), target)

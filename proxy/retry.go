@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -142,8 +143,11 @@ func (p *Proxy) do(a *asking) (*http.Response, string, error) {
 			if began.IsZero() {
 				began = p.picker.now()
 			}
-			if err := p.wait(ctx, began, t, &ro); err != nil {
+			if err := p.wait(ctx, began, a, &ro); err != nil {
 				p.count("exhausted")
+				if ctx.Err() == nil {
+					p.outage.began(t, p.picker.now())
+				}
 				return nil, "", err
 			}
 			ro.reset()
@@ -161,6 +165,9 @@ func (p *Proxy) do(a *asking) (*http.Response, string, error) {
 		v := judge(ctx, a.in.Method, resp, err, p.cfg.IsRefused)
 		if v == deliver {
 			p.picker.good(addr, t, resp.Header.Get(LeaderHeader))
+			if resp.StatusCode < http.StatusInternalServerError {
+				p.outage.over(t)
+			}
 			return resp, addr, nil
 		}
 		if a.res != nil && p.picker.now().Sub(asked) > settled {
@@ -197,8 +204,8 @@ func (p *Proxy) do(a *asking) (*http.Response, string, error) {
 }
 
 // wait pauses between rounds, or says why there is no other round.
-func (p *Proxy) wait(ctx context.Context, began time.Time, t Target, ro *round) error {
-	limit := p.cfg.Hold
+func (p *Proxy) wait(ctx context.Context, began time.Time, a *asking, ro *round) error {
+	t, limit := a.target, p.cfg.Hold
 	// A server knows from its own raft whether there is a leader; for it silence of others proves nothing.
 	down := !ro.reached && (p.cfg.Self == "" || t == Any)
 	if down {
@@ -206,7 +213,7 @@ func (p *Proxy) wait(ctx context.Context, began time.Time, t Target, ro *round) 
 	}
 	d := pause + time.Duration(p.picker.random()*float64(pause))
 	if p.picker.now().Sub(began)+d > limit {
-		return p.giveUp(t, ro, down)
+		return p.giveUp(a, ro, down)
 	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -221,20 +228,28 @@ func (p *Proxy) wait(ctx context.Context, began time.Time, t Target, ro *round) 
 // errNotSent: the request was cancelled between two attempts, of which the earlier are proven not to have run.
 var errNotSent = errors.New("cancelled before it was sent")
 
-// giveUp words the error after the last round.
-func (p *Proxy) giveUp(t Target, ro *round, down bool) error {
+// giveUp words the error after the last round: what could not be done, whom was asked, and since when nobody answers.
+func (p *Proxy) giveUp(a *asking, ro *round, down bool) error {
+	t := a.target
 	if !down && t == Leader {
 		return ErrNoLeader
 	}
-	err := ErrNoServer
-	if len(ro.tried) > 0 {
-		err = fmt.Errorf("%w (tried %s; last: %w)", ErrNoServer, strings.Join(ro.tried, ", "), ro.cause())
+	if len(ro.tried) == 0 && ro.last == nil {
+		ro.last = errNoneKnown
 	}
+	since := p.outage.start()
+	if since.IsZero() {
+		since = p.picker.now()
+	}
+	err := fmt.Errorf("%w for %s %s (tried %s; none has answered since %s; last: %w)", ErrNoServer,
+		a.in.Method, a.in.URL.Path, cmp.Or(strings.Join(ro.tried, ", "), "none"), since.UTC().Format(time.RFC3339), ro.cause())
 	if t == Leader {
 		return fmt.Errorf("%w: %w", ErrNoLeader, err)
 	}
 	return err
 }
+
+var errNoneKnown = errors.New("no server is known, or all have failed a moment ago")
 
 func (ro *round) cause() error {
 	if ro.last == nil {

@@ -1,0 +1,25 @@
+package api
+
+import "time"
+
+// Shared is what an agent that holds no data must know of a read so that many clients can share one question to the
+// servers, and so that its answer can outlive them. The dialect gives it; whoever uses it knows nothing of what is asked.
+type Shared struct {
+	// Name is what is asked: equal for requests that want the same data, whenever and however fresh they want it.
+	Name string
+	// Loose says that any server may answer, however old its data; such questions are not shared with strict ones.
+	Loose bool
+	// Index and Wait make it a blocking query: an answer newer than Index is wanted, within Wait. 0: an answer now.
+	Index uint64
+	Wait  time.Duration
+	// IndexHeader is the header of the answer that says how new it is.
+	IndexHeader string
+	// Key is the key of the flat or hierarchical dialect that is read, "" when the read is of something else.
+	Key string
+	// Keep says that the answer is one of those that are kept for the day when no server can be reached. Reads of keys
+	// are kept only where the operator has asked for it.
+	Keep bool
+	// Ask is the query string of the same question, to be answered when there is something newer than index, within
+	// wait; at once with index 0.
+	Ask func(index uint64, wait time.Duration) string
+}

@@ -1,0 +1,251 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// Defaults of ViewsConfig.
+const (
+	DefaultMaxViews  = 4096
+	DefaultViewBytes = 64 << 20
+	DefaultLinger    = 10 * time.Second
+)
+
+// maxAnswer is the longest answer that is shared or kept, in bytes; longer ones are streamed to the one who asked.
+const maxAnswer = 16 << 20
+
+// Judge decides what is shown and kept when an answer would take another's place: next, or previous when next is not
+// to be believed, or one made of both, whose index must not be below previous's. name is what was asked, path and
+// query. It is called at the one place where what is known is replaced, from many goroutines, and must be quick.
+// Answers that differ in nothing are not shown to it.
+type Judge func(name string, previous, next *Answer) *Answer
+
+// ViewsConfig of a Views. Only Proxy is required.
+type ViewsConfig struct {
+	Proxy    *Proxy
+	Known    *Known        // nil: nothing is kept
+	Judge    Judge         // nil: what servers say is believed
+	MaxViews int           // followed at once; 0 = the default, negative = nothing is shared
+	MaxBytes int64         // of the answers of all views; beyond, requests are relayed each for itself
+	Linger   time.Duration // how long a view is followed after the last client has gone
+	Logger   hclog.Logger
+}
+
+// Views answers reads that many clients may share, and those whose answers are kept. Every blocking query that is
+// asked by any number of clients is one question to the servers (view.go); when no server can be reached, what was
+// known last is answered, marked as such. All methods are safe for concurrent use.
+type Views struct {
+	p     *Proxy
+	cfg   ViewsConfig
+	judge atomic.Pointer[Judge]
+	log   hclog.Logger
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	runs   sync.WaitGroup
+
+	mu    sync.Mutex
+	views map[string]*view
+	bytes int64 // of the answers of all views
+	stats viewStats
+}
+
+// viewStats are counted here and shown by Stats.
+type viewStats struct {
+	waiters, hits, asked, relayed, kept atomic.Int64
+}
+
+// NewViews returns a Views, which does nothing until it is asked. Close it.
+func NewViews(c ViewsConfig) (*Views, error) {
+	if c.Proxy == nil {
+		return nil, errors.New("proxy: ViewsConfig.Proxy is missing")
+	}
+	if c.MaxViews == 0 {
+		c.MaxViews = DefaultMaxViews
+	}
+	if c.MaxBytes == 0 {
+		c.MaxBytes = DefaultViewBytes
+	}
+	if c.Linger == 0 {
+		c.Linger = DefaultLinger
+	}
+	if c.Logger == nil {
+		c.Logger = hclog.NewNullLogger()
+	}
+	v := &Views{p: c.Proxy, cfg: c, log: c.Logger, views: make(map[string]*view)}
+	if c.Judge != nil {
+		v.judge.Store(&c.Judge)
+	}
+	v.ctx, v.cancel = context.WithCancel(context.Background())
+	return v, nil
+}
+
+// Serve answers r, a GET that came straight from a client.
+func (v *Views) Serve(w http.ResponseWriter, r *http.Request, t Target, res Resumer, q Question) {
+	q.secret = credentials(r)
+	if q.Index > 0 {
+		if !v.shared(w, r, t, &q) {
+			v.stats.relayed.Add(1)
+			v.p.Relay(w, r, t, res)
+		}
+		return
+	}
+	if !q.Keep {
+		v.p.Relay(w, r, t, res)
+		return
+	}
+	v.relay(w, r, t, &q)
+}
+
+// relay asks for an answer now, and gives what is known where none is to be had.
+func (v *Views) relay(w http.ResponseWriter, r *http.Request, t Target, q *Question) {
+	key := q.key()
+	prev, at := v.known(key)
+	if prev != nil && v.p.outage.lasts(t, v.p.picker.now()) {
+		v.giveKept(w, prev, at)
+		return
+	}
+	ctx := r.Context()
+	if prev != nil { // there is something better than to wait for ever
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, v.p.cfg.Hold+time.Second)
+		defer cancel()
+	}
+	next, rest, err := v.ask(r.WithContext(ctx), t, q)
+	if rest != nil { // too long to be kept
+		defer rest.Close()
+		v.forget(key)
+		next.stream(w, rest, v.p)
+		return
+	}
+	if err == nil && prev != nil && t == Any && next.Status == http.StatusOK && next.behind(prev) && !prev.Empty() {
+		// This server has not caught up, or lost what it knew. The leader has it all.
+		if next, rest, err = v.ask(r.WithContext(ctx), Leader, q); rest != nil {
+			_ = rest.Close()
+			err = errTooLong
+		}
+	}
+	switch {
+	case r.Context().Err() != nil && err != nil:
+		v.p.fail(w, r, 0, err)
+	case prev != nil && (err != nil || next.Status >= http.StatusInternalServerError):
+		if errors.Is(err, context.DeadlineExceeded) {
+			v.p.outage.began(t, v.p.picker.now())
+		}
+		v.giveKept(w, prev, at)
+	case err != nil:
+		v.p.fail(w, r, 0, err)
+	default:
+		v.settle(q, prev, next).write(w)
+	}
+}
+
+// settle takes what a server answered to a question, and returns what is to be shown.
+func (v *Views) settle(q *Question, prev, next *Answer) *Answer {
+	key := q.key()
+	if !q.keeps(next) {
+		if next.refuses() {
+			v.forget(key)
+		}
+		return next
+	}
+	a := v.accept(key, prev, next)
+	if v.cfg.Known != nil {
+		v.cfg.Known.put(key, a)
+	}
+	return a
+}
+
+// accept is the one place where what is known about a question gives way to what a server has said.
+func (v *Views) accept(key string, prev, next *Answer) *Answer {
+	switch judge := v.judge.Load(); {
+	case prev == nil:
+		return next
+	case next.behind(prev):
+		return prev // asked before prev was, or of a server that has not caught up
+	case judge == nil || prev.same(next):
+		return next
+	default:
+		return (*judge)(nameOf(key), prev, next)
+	}
+}
+
+// ask sends a question that is to be answered at once, and reads the answer. Of one that is too long, rest is what
+// follows the beginning.
+func (v *Views) ask(r *http.Request, t Target, q *Question) (a *Answer, rest io.ReadCloser, err error) {
+	v.stats.asked.Add(1)
+	out := r.WithContext(r.Context())
+	out.Header = r.Header.Clone()
+	out.Header["Accept-Encoding"] = identity // what is kept must be fit for every client
+	out.Header.Del("Range")
+	out.Header.Del("If-None-Match")
+	resp, err := v.p.RoundTrip(out, t)
+	if err != nil {
+		return nil, nil, err
+	}
+	return readAnswer(resp, q.IndexHeader)
+}
+
+var errTooLong = fmt.Errorf("the answer is longer than %d bytes", maxAnswer)
+
+// readAnswer reads a whole answer; of one that is too long, the beginning, and rest is what follows it.
+func readAnswer(resp *http.Response, indexHeader string) (a *Answer, rest io.ReadCloser, err error) {
+	a = &Answer{Status: resp.StatusCode, Header: answerHeader(resp.Header), Cluster: resp.Header.Get(ClusterHeader)}
+	a.Index, _ = strconv.ParseUint(resp.Header.Get(indexHeader), 10, 64)
+	if n := resp.ContentLength; n >= 0 && n <= maxAnswer {
+		a.Body = make([]byte, n)
+		_, err = io.ReadFull(resp.Body, a.Body)
+	} else {
+		a.Body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	}
+	if err == nil && len(a.Body) > maxAnswer {
+		return a, resp.Body, nil
+	}
+	_ = resp.Body.Close()
+	return a, nil, err
+}
+
+// stream gives a client an answer that is too long to be held.
+func (a *Answer) stream(w http.ResponseWriter, rest io.ReadCloser, p *Proxy) {
+	h := w.Header()
+	for name, values := range a.Header {
+		h[name] = values
+	}
+	w.WriteHeader(a.Status)
+	p.copyBody(w, &http.Response{ContentLength: -1, Body: struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(a.Body), rest), rest}})
+}
+
+// known is what is kept about a question.
+func (v *Views) known(key string) (*Answer, time.Time) {
+	if v.cfg.Known == nil {
+		return nil, time.Time{}
+	}
+	return v.cfg.Known.get(key)
+}
+
+func (v *Views) forget(key string) {
+	if v.cfg.Known != nil {
+		v.cfg.Known.forget(key)
+	}
+}
+
+// giveKept answers with what was known last.
+func (v *Views) giveKept(w http.ResponseWriter, a *Answer, at time.Time) {
+	v.stats.kept.Add(1)
+	v.p.count("lastgood.served")
+	a.writeKept(w, time.Since(at))
+}

@@ -1,0 +1,100 @@
+package cluster_test
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/musterhq/muster/internal/testcluster"
+)
+
+// register puts a service of a node without an agent into the catalog.
+func registerWeb(t *testing.T, h *testcluster.Host, port int) {
+	t.Helper()
+	h.Put(t, "/v1/catalog/register", `{"Node":"web1","Address":"10.0.0.1","Service":{"Service":"web","Port":`+strconv.Itoa(port)+`}}`)
+}
+
+// wantKept expects an answer that no server confirms.
+func wantKept(t *testing.T, a testcluster.Answer, body string, index uint64) {
+	t.Helper()
+	h := a.Header
+	ms, err := strconv.Atoi(h.Get("X-Consul-LastContact"))
+	if a.Status != http.StatusOK || a.Body != body || a.Index() != index || h.Get("X-Muster-Stale") != "true" ||
+		h.Get("X-Consul-KnownLeader") != "false" || err != nil || ms < 1 || !strings.HasPrefix(h.Get("Warning"), "110 ") {
+		t.Errorf("%d %v %.200s\nwant what was known last, index %d: %.200s", a.Status, h, a.Body, index, body)
+	}
+}
+
+// TestLastKnownGood: what a proxy has served it goes on serving, marked, without any server, and after a restart; what
+// must be true now it refuses, and what it does not know too; and the truth comes back with the servers.
+func TestLastKnownGood(t *testing.T) {
+	t.Parallel()
+	c := testcluster.Start(t, 1, 1, `-hcl=last_known_good { kv_prefixes = ["config/"] }`)
+	s, p := c.Servers[0], c.Proxies[0]
+	registerWeb(t, s, 80)
+	p.Put(t, "/v1/kv/config/a", "1")
+	p.Put(t, "/v1/kv/other", "1")
+	paths := []string{"/v1/health/service/web?passing", "/v1/catalog/services", "/v1/catalog/nodes", "/v1/kv/config/a", "/v1/kv/config/?recurse"}
+	known := map[string]testcluster.Answer{}
+	for _, path := range paths {
+		a := p.Do(http.MethodGet, path, "")
+		if a.Status != http.StatusOK || a.Header.Get("X-Muster-Stale") != "" || a.Header.Get("X-Muster-Cluster") != "" {
+			t.Fatalf("%s: %d %v", path, a.Status, a.Header)
+		}
+		known[path] = a
+	}
+	p.Do(http.MethodGet, "/v1/kv/other", "")
+	s.Stop(t)
+	check := func() {
+		t.Helper()
+		for _, path := range paths {
+			wantKept(t, p.Do(http.MethodGet, path, ""), known[path].Body, known[path].Index())
+		}
+		wantKept(t, p.Do(http.MethodGet, "/v1/health/service/web?stale&passing", ""), known[paths[0]].Body, known[paths[0]].Index())
+		for _, path := range []string{"/v1/kv/other", "/v1/health/service/web?passing&consistent", "/v1/health/service/web", "/v1/health/service/web?passing&token=other"} {
+			if a := p.Do(http.MethodGet, path, ""); a.Status != http.StatusInternalServerError || !strings.HasPrefix(a.Body, "No cluster leader: no server of the cluster could be reached for GET ") {
+				t.Errorf("%s: %d %s, want a refusal", path, a.Status, a.Body)
+			}
+		}
+		if a := p.Do(http.MethodPut, "/v1/kv/config/a", "2"); a.Status != http.StatusInternalServerError || !strings.Contains(a.Body, s.ServerAddr()) && !strings.Contains(a.Body, "no server is known") {
+			t.Errorf("a write: %d %s", a.Status, a.Body)
+		}
+	}
+	check()
+	first, err := strconv.Atoi(p.Do(http.MethodGet, paths[0], "").Header.Get("X-Consul-LastContact"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	testcluster.Eventually(t, "the age of the last contact grows", func() bool {
+		n, err := strconv.Atoi(p.Do(http.MethodGet, paths[0], "").Header.Get("X-Consul-LastContact"))
+		return err == nil && n > first
+	})
+	p.Stop(t)
+	p.Start(t)
+	check()
+	// A blocking query waits, and then says that there is nothing newer.
+	began := time.Now()
+	a := p.Do(http.MethodGet, paths[0]+"&wait=700ms&index="+strconv.FormatUint(known[paths[0]].Index(), 10), "")
+	wantKept(t, a, known[paths[0]].Body, known[paths[0]].Index())
+	if d := time.Since(began); d < 700*time.Millisecond {
+		t.Errorf("a blocking query came back after %v", d)
+	}
+	// One that is still waiting when the servers return is told of what has changed.
+	woken := make(chan testcluster.Answer, 1)
+	go func() {
+		woken <- p.Do(http.MethodGet, paths[0]+"&wait=5m&index="+strconv.FormatUint(known[paths[0]].Index(), 10), "")
+	}()
+	s.Start(t)
+	testcluster.Eventually(t, "the server takes writes again", func() bool {
+		return s.Do(http.MethodPut, "/v1/catalog/register", `{"Node":"web1","Address":"10.0.0.1","Service":{"Service":"web","Port":81}}`).OK()
+	})
+	if a := <-woken; a.Status != http.StatusOK || !strings.Contains(a.Body, `"Port":81`) || a.Header.Get("X-Muster-Stale") != "" || a.Index() <= known[paths[0]].Index() {
+		t.Errorf("the waiting query: %d %v %s", a.Status, a.Header, a.Body)
+	}
+	testcluster.Eventually(t, "the proxy tells the truth again", func() bool {
+		a := p.Do(http.MethodGet, paths[0], "")
+		return a.Header.Get("X-Muster-Stale") == "" && strings.Contains(a.Body, `"Port":81`)
+	})
+}
