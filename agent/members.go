@@ -158,6 +158,7 @@ func (a *Agent) followMembers() {
 			}
 			if ev.Kind == membership.Failed && isServer(m) {
 				a.dialer.Drop(m.ServerAddr())
+				a.relay.Suspect(m.ServerAddr())
 			}
 		}
 		if a.raft == nil || !a.raft.IsLeader() {

@@ -176,6 +176,10 @@ func (k *picker) bad(addr string) {
 	k.nAside.Store(int32(len(k.aside)))
 }
 
+// Suspect says that a server is thought to be dead by those who know: requests go elsewhere for a while, also those for the leader if it
+// was the one. Safe for concurrent use.
+func (p *Proxy) Suspect(addr string) { p.picker.bad(addr) }
+
 // notLeader forgets addr as the learned leader.
 func (k *picker) notLeader(addr string) {
 	if l := k.leader.Load(); l != nil && *l == addr {

@@ -689,3 +689,51 @@ func await(t *testing.T, what string, ch <-chan struct{}) {
 		t.Fatalf("no %s within %s", what, patience)
 	}
 }
+
+// A leader that hangs is not asked again and again: neither once it is suspected, nor once a client has waited for it in vain.
+func TestServerThatHangsIsLeftAlone(t *testing.T) {
+	var hang atomic.Bool
+	release := make(chan struct{})
+	leader := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if hang.Load() {
+			<-release
+		}
+		echo(w, r)
+	})
+	t.Cleanup(func() { close(release) })
+	next := serve(t, echo)
+	told := leader.addr()
+	p := newProxy(t, func(c *Config) { c.Leader = func() string { return told } }, leader.addr(), next.addr())
+	f := front(t, p, Leader)
+	if code, body, _ := call(t, "PUT", f.URL+"/k", "1"); code != 200 || leader.hits.Load() != 1 {
+		t.Fatalf("%d %q", code, body)
+	}
+	hang.Store(true)
+	ctx, cancel := context.WithTimeout(t.Context(), silent+200*time.Millisecond)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, f.URL+"/k", strings.NewReader("2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := http.DefaultClient.Do(req); err == nil {
+		resp.Body.Close()
+		t.Fatal("the server that hangs answered")
+	}
+	deadline := time.Now().Add(patience) // the relay notices a moment after the client has gone
+	for !p.picker.isAside(leader.addr()) {
+		if time.Now().After(deadline) {
+			t.Fatal("the server that hangs is not left alone after a client gave it up")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if code, body, _ := call(t, "PUT", f.URL+"/k", "3"); code != 200 || next.hits.Load() != 1 {
+		t.Errorf("the next request: %d %q", code, body)
+	}
+
+	p.Suspect(next.addr())
+	hang.Store(false)
+	p.picker.good(leader.addr(), Leader, "")
+	if code, body, _ := call(t, "PUT", f.URL+"/k", "4"); code != 200 || next.hits.Load() != 1 {
+		t.Errorf("with %s suspected: %d %q, asked %d times", next.addr(), code, body, next.hits.Load())
+	}
+}

@@ -119,6 +119,10 @@ func (a *asking) again() {
 // and the time to find a leader count from then.
 const settled = time.Second
 
+// silent is how long a client must have waited in vain, before it gave up, for the server to be left alone. A server that hangs breaks no
+// connection, and the next client would wait for it just as long.
+const silent = time.Second
+
 // do asks server after server until one delivers. It goes round and round with short pauses: as long as Hold
 // while some server is there but none leads, as long as DownHold while all are unreachable.
 func (p *Proxy) do(a *asking) (*http.Response, string, error) {
@@ -153,10 +157,7 @@ func (p *Proxy) do(a *asking) (*http.Response, string, error) {
 			ro.reset()
 			continue
 		}
-		var asked time.Time
-		if a.res != nil {
-			asked = p.picker.now()
-		}
+		asked := p.picker.now()
 		resp, err := p.cfg.Transport.RoundTrip(p.outRequest(out, a.in, a.header, a.body, addr))
 		if err == nil && resp.StatusCode == statusCancelled {
 			discard(resp)
@@ -193,6 +194,9 @@ func (p *Proxy) do(a *asking) (*http.Response, string, error) {
 			ro.last = err
 			p.picker.bad(addr)
 		case gone:
+			if a.res == nil && p.picker.now().Sub(asked) >= silent {
+				p.picker.bad(addr)
+			}
 			return nil, "", ctx.Err()
 		default:
 			p.picker.bad(addr)
