@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -226,3 +227,5 @@ func dropArg(args []string, prefix string) []string {
 	}
 	return out
 }
+
+func decode(body string, v any) bool { return json.Unmarshal([]byte(body), v) == nil }
