@@ -56,6 +56,8 @@ func storeError(err error) error {
 		return nil
 	case errors.Is(err, consensus.ErrUnknownOutcome):
 		return api.ErrUnknownOutcome
+	case errors.Is(err, consensus.ErrDiskFull):
+		return api.ErrDiskFull
 	case errors.Is(err, consensus.ErrNotLeader), errors.Is(err, consensus.ErrNoLeader):
 		return api.ErrNotLeader // the relay finds the leader, or says that there is none
 	}

@@ -24,6 +24,8 @@ func WriteStoreError(w http.ResponseWriter, err error) bool {
 		status, text = http.StatusServiceUnavailable, "This server is not the leader"
 	case errors.Is(err, ErrNoLeader):
 		text = "No cluster leader"
+	case errors.Is(err, ErrDiskFull):
+		text = "The disk of the leader is full: nothing was written"
 	case errors.Is(err, ErrUnknownOutcome):
 		text = "Leadership was lost while committing the write: its outcome is unknown"
 	case errors.Is(err, context.Canceled):

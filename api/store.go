@@ -53,5 +53,6 @@ type Store interface {
 var (
 	ErrNotLeader      = errors.New("this server is not the leader")
 	ErrNoLeader       = errors.New("no cluster leader")
+	ErrDiskFull       = errors.New("the disk of the leader is full; nothing was written")
 	ErrUnknownOutcome = errors.New("leadership was lost while the write was in flight; its outcome is unknown")
 )

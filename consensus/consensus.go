@@ -126,6 +126,8 @@ var (
 	ErrUnknownOutcome = errors.New("consensus: outcome unknown")
 	// ErrClosed: the Node was closed; nothing ran unless ErrUnknownOutcome is wrapped as well.
 	ErrClosed = errors.New("consensus: closed")
+	// ErrDiskFull: the disk of the leader is full; nothing ran.
+	ErrDiskFull = errors.New("consensus: the disk of the leader is full, writes are refused until there is space")
 	// ErrQuorum: the change would leave fewer live voters than a quorum needs.
 	ErrQuorum = errors.New("consensus: the cluster would lose its quorum")
 	// ErrHasState: Bootstrap on a server that already belongs to a cluster.

@@ -88,6 +88,12 @@ func (n *Node) begin(l *leadership) {
 	close(l.ready)
 	n.log.Info("leading the cluster", "term", l.term)
 	n.change.wake()
+	if n.full.Load() && !n.soleVoter() {
+		// Elected by chance while the disk is full: somebody else may have room.
+		if err := n.TransferLeadership(l.ctx, ""); err != nil && l.ctx.Err() == nil {
+			n.log.Warn("leading with a full disk", "error", err)
+		}
+	}
 	n.nameCluster(l.ctx)
 	n.jobs.start(l.ctx)
 	n.expire(l.ctx)

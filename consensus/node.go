@@ -28,6 +28,7 @@ type Node struct {
 	acks     *acks
 	figures  figures
 	given    abdication
+	full     atomic.Bool // an append found no room on the disk
 	clock    clusterClock
 
 	members  atomic.Pointer[members] // of the newest configuration
@@ -131,7 +132,7 @@ func (n *Node) startRaft() error {
 	if n.cfg.wrapLog != nil {
 		logs = n.cfg.wrapLog(logs)
 	}
-	logs = &watchedLog{LogStore: logs, limit: n.cfg.Timing.stallAfter(), late: func(over <-chan struct{}) { <-started; n.late(over) }}
+	logs = &watchedLog{LogStore: logs, limit: n.cfg.Timing.stallAfter(), late: func(over <-chan struct{}) { <-started; n.late(over) }, ended: n.appended}
 	machine := &fsm{tree: n.tree, log: n.log, clock: &n.clock, deadlineChanged: func() { poke(n.deadline) }, persisted: n.persisted}
 	var err error
 	n.raft, err = raft.NewRaft(c, machine, logs, n.stores.stable, n.stores.snaps, n.trans)

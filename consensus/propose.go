@@ -22,10 +22,13 @@ type proposal struct {
 // Propose replicates txn and returns what applying it gave; the result is on a quorum of disks and in the tree. It
 // stamps Txn.Now from this server's clock, and refuses malformed Txns before they reach the log. A result with a
 // Code other than OK is no error. Errors: ErrNotLeader and ErrNoLeader (nothing ran), ErrClosed (nothing ran),
-// ErrUnknownOutcome, what Txn.Check says, or the context's own when it ended before raft had the Txn (nothing ran).
+// ErrDiskFull (nothing ran), ErrUnknownOutcome, what Txn.Check says, or the context's own when it ended before raft had the Txn (nothing ran).
 func (n *Node) Propose(ctx context.Context, txn kv.Txn) (kv.Result, error) {
 	if err := txn.Check(); err != nil {
 		return kv.Result{}, err
+	}
+	if n.full.Load() && n.IsLeader() {
+		return kv.Result{}, ErrDiskFull
 	}
 	if l := n.lead.Load(); l == nil || !l.isReady() {
 		if err := n.admitted(ctx); err != nil {

@@ -30,7 +30,8 @@ type watchedLog struct {
 	raft.LogStore
 	limit time.Duration
 	// late is called in a goroutine of its own when an append has taken too long; over is closed when it ends.
-	late func(over <-chan struct{})
+	late  func(over <-chan struct{})
+	ended func(err error) // called with the outcome of each append
 
 	mu    sync.Mutex
 	alarm *time.Timer
@@ -42,7 +43,9 @@ type watchedLog struct {
 func (w *watchedLog) StoreLogs(logs []*raft.Log) error {
 	w.begin()
 	defer w.end()
-	return w.LogStore.StoreLogs(logs)
+	err := w.LogStore.StoreLogs(logs)
+	w.ended(err)
+	return err
 }
 
 func (w *watchedLog) StoreLog(l *raft.Log) error { return w.StoreLogs([]*raft.Log{l}) }

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -183,4 +186,48 @@ func TestNoLeaseWhileHandingOver(t *testing.T) {
 	if l.HasLease() {
 		t.Error("the lease outlived the handing over")
 	}
+}
+
+// fullDisk is a log store that may have no room.
+type fullDisk struct {
+	raft.LogStore
+	full atomic.Bool
+}
+
+func (d *fullDisk) StoreLogs(logs []*raft.Log) error {
+	if d.full.Load() {
+		return &os.PathError{Op: "write", Path: "log", Err: syscall.ENOSPC}
+	}
+	return d.LogStore.StoreLogs(logs)
+}
+
+func (d *fullDisk) StoreLog(l *raft.Log) error { return d.StoreLogs([]*raft.Log{l}) }
+
+// The write that finds no room has an unknown outcome; those after it are refused, while reads go on and the leader stays. The refusal ends by
+// itself, since the file system has room in truth.
+func TestFullDiskRefusesWrites(t *testing.T) {
+	var d *fullDisk
+	c := newCluster(t, 1, onDisk, tuned(func(c *consensus.Config) {
+		consensus.SlowDisk(c, func(s raft.LogStore) raft.LogStore {
+			d = &fullDisk{LogStore: s}
+			return d
+		})
+	}))
+	c.write("a", "1")
+	l := c.leader()
+	d.full.Store(true)
+	if _, err := l.Propose(ctxFor(t, 5*time.Second), set("b", "x")); !errors.Is(err, consensus.ErrUnknownOutcome) {
+		t.Fatalf("the write that finds no room: %v", err)
+	}
+	d.full.Store(false) // there was room for less
+	refused := false
+	within(t, 10*time.Second, "writes to be taken again", func() bool {
+		_, err := l.Propose(ctxFor(t, 5*time.Second), set("c", "x"))
+		refused = refused || errors.Is(err, consensus.ErrDiskFull)
+		return err == nil
+	})
+	if !refused {
+		t.Error("no write was refused")
+	}
+	c.checkAcked(map[string]string{"a": "1", "c": "x"})
 }

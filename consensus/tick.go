@@ -23,6 +23,7 @@ func (n *Node) keepAlive() {
 		case <-tick.C:
 		}
 		n.stampAlive()
+		n.lookForSpace()
 		now := n.raft.AppliedIndex()
 		if now-seen < idleEntries {
 			n.snapshotIdle(now)

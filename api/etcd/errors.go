@@ -118,6 +118,8 @@ func (d *Dialect) failStore(w http.ResponseWriter, err error) {
 		return
 	case errors.Is(err, api.ErrNoLeader):
 		cause = "etcdserver: no leader"
+	case errors.Is(err, api.ErrDiskFull):
+		cause = "etcdserver: no space"
 	case errors.Is(err, api.ErrUnknownOutcome):
 		cause = "etcdserver: request timed out, possibly due to previous leader failure"
 	case errors.Is(err, context.DeadlineExceeded):
