@@ -1,16 +1,10 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
-	"strconv"
-	"time"
 
 	"github.com/musterhq/muster/api"
 	"github.com/musterhq/muster/api/consul"
@@ -64,7 +58,8 @@ func (a *Agent) startDNS() error {
 		if err != nil {
 			return err
 		}
-		a.keepView(follow)
+		a.views.Kept(servicePath, func(path string, body []byte, index uint64) { follow.Remember(path, body, index) })
+		a.onStop("DNS view", func(context.Context) error { follow.Close(); return nil })
 		src = follow
 	}
 	if list := a.cfg.DNSTLSListeners(); len(list) > 0 {
@@ -89,73 +84,33 @@ func (a *Agent) startDNS() error {
 	return nil
 }
 
-// viewEvery is how often the DNS view of a proxy is saved.
-const viewEvery = time.Minute
+// servicePath is where the instances of a service are asked for.
+const servicePath = "/v1/health/service/"
 
-// keepView makes the DNS view of a proxy outlive a restart, so that names are answered at once even when every
-// server is down.
-func (a *Agent) keepView(view *dnsserver.FollowSource) {
-	if a.cfg.DataDir == "" {
-		a.onStop("DNS view", func(context.Context) error { view.Close(); return nil })
-		return
-	}
-	file := filepath.Join(a.cfg.DataDir, "dns-view")
-	if f, err := os.Open(file); err == nil {
-		if err := view.Load(f); err != nil {
-			a.log.Warn("the saved DNS view cannot be used, starting without it", "file", file, "error", err)
-		}
-		f.Close()
-	}
-	save := func() error {
-		var b bytes.Buffer
-		if err := view.Save(&b); err != nil {
-			return err
-		}
-		return writeFile(file, b.Bytes())
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for rest(a.ctx, viewEvery) {
-			if err := save(); err != nil {
-				a.log.Warn("saving the DNS view", "error", err)
-			}
-		}
-	}()
-	a.onStop("DNS view", func(context.Context) error {
-		<-ended
-		err := save()
-		view.Close()
-		return err
-	})
-}
-
-// fetch asks the cluster for a JSON document and the index that comes with it.
-func (a *Agent) fetch(ctx context.Context, path string, q url.Values) (io.ReadCloser, uint64, error) {
+// fetch asks the cluster for what a DNS answer is made of, through the same views and with the same memory as the clients of
+// this machine.
+func (a *Agent) fetch(ctx context.Context, path string, q url.Values) (dnsserver.Fetched, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.scheme()+"://cluster"+path+"?"+q.Encode(), nil)
 	if err != nil {
-		return nil, 0, err
+		return dnsserver.Fetched{}, err
 	}
 	req.Header[consul.NodeHeader] = []string{a.cfg.NodeName}
-	resp, err := a.relay.RoundTrip(req, proxy.Any)
-	if err != nil {
-		return nil, 0, err
+	shared, ok := a.consul.Share(req)
+	if !ok {
+		return dnsserver.Fetched{}, fmt.Errorf("GET %s?%s cannot be shared", path, req.URL.RawQuery)
 	}
-	if resp.StatusCode == http.StatusNotFound {
-		resp.Body.Close()
-		return nil, 0, dnsserver.ErrMissing
+	ans, stale, err := a.views.Fetch(req, proxy.Any, a.asQuestion(shared))
+	switch {
+	case err != nil:
+		return dnsserver.Fetched{}, err
+	case ans.Status == http.StatusNotFound:
+		return dnsserver.Fetched{}, dnsserver.ErrMissing
+	case ans.Status != http.StatusOK:
+		return dnsserver.Fetched{}, fmt.Errorf("GET %s: status %d: %.200s", path, ans.Status, ans.Body)
+	case ans.Index == 0:
+		return dnsserver.Fetched{}, fmt.Errorf("GET %s: the answer has no index", path)
 	}
-	if resp.StatusCode != http.StatusOK {
-		b, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
-		resp.Body.Close()
-		return nil, 0, fmt.Errorf("GET %s: status %d: %s", path, resp.StatusCode, b)
-	}
-	index, err := strconv.ParseUint(resp.Header.Get("X-Consul-Index"), 10, 64)
-	if err != nil {
-		resp.Body.Close()
-		return nil, 0, fmt.Errorf("GET %s: the answer has no index", path)
-	}
-	return resp.Body, index, nil
+	return dnsserver.Fetched{Body: ans.Body, Index: ans.Index, Stale: stale}, nil
 }
 
 // dnsOverHTTPS is the route of DNS over HTTPS.

@@ -55,11 +55,16 @@ func (a *Agent) question(row *api.Route, r *http.Request) (proxy.Question, bool)
 	if !ok {
 		return proxy.Question{}, false
 	}
+	return a.asQuestion(s), true
+}
+
+// asQuestion is what a dialect says of a read, in the words of the relay.
+func (a *Agent) asQuestion(s api.Shared) proxy.Question {
 	keys := s.Key != "" && a.keepsKey(s.Key)
 	return proxy.Question{
-		Name: s.Name, Loose: s.Loose, Index: s.Index, Wait: s.Wait, IndexHeader: s.IndexHeader, Ask: s.Ask,
+		Name: s.Name, Loose: s.Loose, Index: s.Index, Wait: s.Wait, IndexHeader: s.IndexHeader, Wide: s.Wide, Ask: s.Ask,
 		Keep: s.Keep || keys, Absent: keys,
-	}, true
+	}
 }
 
 // keepsKey says whether reads of a key are kept. Of a key that is kept its absence is kept as well: else one that was

@@ -14,6 +14,8 @@ type Shared struct {
 	Wait  time.Duration
 	// IndexHeader is the header of the answer that says how new it is.
 	IndexHeader string
+	// Wide says that this index counts all changes there are, and not only those of the answer.
+	Wide bool
 	// Key is the key of the flat or hierarchical dialect that is read, "" when the read is of something else.
 	Key string
 	// Keep says that the answer is one of those that are kept for the day when no server can be reached. Reads of keys

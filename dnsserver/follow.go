@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/netip"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,9 +19,16 @@ import (
 	"github.com/musterhq/muster/catalog"
 )
 
-// Fetch asks the cluster: a GET of path ("/v1/health/service/web") with query. index is the X-Consul-Index of the
-// answer. Every status but 200 is an error. The caller closes body.
-type Fetch func(ctx context.Context, path string, query url.Values) (body io.ReadCloser, index uint64, err error)
+// Fetch asks the cluster: a GET of path ("/v1/health/service/web") with query. Every status but 200 is an error. When
+// nobody can be reached, it gives what was known last to a question that does not wait, marked stale, and an error at once to one that does.
+type Fetch func(ctx context.Context, path string, query url.Values) (Fetched, error)
+
+// Fetched is an answer of the cluster. Body is only read.
+type Fetched struct {
+	Body  []byte
+	Index uint64 // X-Consul-Index
+	Stale bool   // nobody confirms it: this is what was known last
+}
 
 // FollowConfig of a FollowSource. Only Fetch is required.
 type FollowConfig struct {
@@ -34,7 +41,6 @@ type FollowConfig struct {
 }
 
 const (
-	maxBody      = 64 << 20         // bytes of one answer of the cluster
 	fetchSlack   = 15 * time.Second // beyond Wait, until a silent server is given up
 	retryFirst   = 100 * time.Millisecond
 	retryMost    = 5 * time.Second
@@ -361,6 +367,10 @@ func (f *FollowSource) loop(ctx context.Context, it *item) {
 		if ctx.Err() != nil {
 			return
 		}
+		if err == nil && v.stale {
+			it.now.CompareAndSwap(nil, v)
+			err = ErrUnreachable
+		}
 		if err != nil {
 			f.log.Debug("following a name failed", "path", it.path, "error", err)
 			it.goStale()
@@ -400,9 +410,9 @@ func (f *FollowSource) fetch(ctx context.Context, it *item, index uint64) (*valu
 	}
 	asking, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	body, got, err := f.cfg.Fetch(asking, it.path, query)
+	a, err := f.cfg.Fetch(asking, it.path, query)
 	if ctx.Err() == nil {
-		f.down.Store(err != nil && !errors.Is(err, ErrMissing))
+		f.down.Store(a.Stale || err != nil && !errors.Is(err, ErrMissing))
 	}
 	if errors.Is(err, ErrMissing) {
 		return &value{missing: true}, 1, nil
@@ -410,17 +420,13 @@ func (f *FollowSource) fetch(ctx context.Context, it *item, index uint64) (*valu
 	if err != nil {
 		return nil, 0, err
 	}
-	defer body.Close()
-	b, err := io.ReadAll(io.LimitReader(body, maxBody+1))
-	if err != nil {
-		return nil, 0, err
-	}
-	if len(b) > maxBody {
-		return nil, 0, fmt.Errorf("dns: answer to %s is larger than %d bytes", it.path, maxBody)
-	}
-	v, err := it.decode(b, got)
+	got := a.Index
+	v, err := it.decode(a.Body, got)
 	if err != nil {
 		return nil, 0, fmt.Errorf("dns: answer to %s: %w", it.path, err)
+	}
+	if a.Stale {
+		v = *v.old()
 	}
 	if got < index {
 		got = 0 // the cluster was rebuilt; begin again
@@ -443,6 +449,11 @@ func (it *item) goStale() {
 	if v == nil || v.stale {
 		return
 	}
+	it.now.CompareAndSwap(v, v.old())
+}
+
+// old is v as it was known last.
+func (v *value) old() *value {
 	old := *v
 	old.stale = true
 	if old.answer != nil {
@@ -455,7 +466,24 @@ func (it *item) goStale() {
 		a.Stale = true
 		old.query = &a
 	}
-	it.now.CompareAndSwap(v, &old)
+	return &old
+}
+
+// Remember takes over what was known of a service when the agent stopped, body being an answer of the path that Fetch is asked
+// for. Nothing is asked of the cluster until somebody asks for the name; but what has an address can be said at
+// once. Nonsense is left out.
+func (f *FollowSource) Remember(path string, body []byte, index uint64) {
+	name, err := url.PathUnescape(strings.TrimPrefix(path, "/v1/health/service/"))
+	if err != nil || name == "" {
+		return
+	}
+	it := newItem(followService + name)
+	if it.path != path {
+		return
+	}
+	if v, err := it.decode(body, index); err == nil && !v.missing {
+		f.add(it).now.CompareAndSwap(nil, v.old())
+	}
 }
 
 // retryPause grows with each failure, with chance in it so that agents do not come back together.

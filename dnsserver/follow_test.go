@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -21,6 +20,7 @@ import (
 type cluster struct {
 	mu      sync.Mutex
 	bodies  map[string]string // by path and filter
+	last    map[string]string // what is known while it is down
 	index   uint64
 	change  chan struct{}
 	down    bool
@@ -51,7 +51,7 @@ func (c *cluster) fail(down bool) {
 	c.change = make(chan struct{})
 }
 
-func (c *cluster) fetch(ctx context.Context, path string, query url.Values) (io.ReadCloser, uint64, error) {
+func (c *cluster) fetch(ctx context.Context, path string, query url.Values) (Fetched, error) {
 	key := path
 	if f := query.Get("filter"); f != "" {
 		key += "?" + f
@@ -69,10 +69,13 @@ func (c *cluster) fetch(ctx context.Context, path string, query url.Values) (io.
 		c.mu.Unlock()
 		switch {
 		case down:
-			return nil, 0, errors.New("connection refused")
+			if old, ok := c.last[key]; ok && after == 0 {
+				return Fetched{Body: []byte(old), Index: 1, Stale: true}, nil
+			}
+			return Fetched{}, errors.New("connection refused")
 		case hang:
 			<-ctx.Done()
-			return nil, 0, ctx.Err()
+			return Fetched{}, ctx.Err()
 		case index > after:
 			if !ok {
 				body = "[]"
@@ -82,7 +85,7 @@ func (c *cluster) fetch(ctx context.Context, path string, query url.Values) (io.
 					body = "{}"
 				}
 			}
-			return io.NopCloser(strings.NewReader(body)), index, nil
+			return Fetched{Body: []byte(body), Index: index}, nil
 		}
 		c.mu.Lock()
 		c.waiting++
@@ -98,10 +101,10 @@ func (c *cluster) fetch(ctx context.Context, path string, query url.Values) (io.
 		c.waiting--
 		c.mu.Unlock()
 		if ctx.Err() != nil {
-			return nil, 0, ctx.Err()
+			return Fetched{}, ctx.Err()
 		}
 		if expired {
-			return io.NopCloser(strings.NewReader(body)), index, nil
+			return Fetched{Body: []byte(body), Index: index}, nil
 		}
 	}
 }
@@ -393,35 +396,26 @@ func FuzzDecode(f *testing.F) {
 func TestRestartWhileTheClusterIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster()
-		c.set(webPath, "["+instance("n1", "10.0.0.1", "passing")+"]")
-		c.set("/v1/catalog/node/n1", `{"Node":{"Node":"n1","Address":"10.0.0.1","Meta":{"k":"v"}},"Services":{}}`)
-		f := newFollower(t, c, 0)
-		addrs(t, f)
-		f.Node(t.Context(), "n1")
-		f.Service(t.Context(), "missing")
-		var disk strings.Builder
-		if err := f.Save(&disk); err != nil {
-			t.Fatal(err)
+		c.last = map[string]string{
+			webPath:               "[" + instance("n1", "10.0.0.1", "passing") + "]",
+			"/v1/catalog/node/n1": `{"Node":{"Node":"n1","Address":"10.0.0.1","Meta":{"k":"v"}},"Services":{}}`,
 		}
-		f.Close()
 		c.fail(true)
-
-		f = newFollower(t, c, 0)
+		f := newFollower(t, c, 0)
 		defer f.Close()
-		if err := f.Load(strings.NewReader(disk.String())); err != nil {
-			t.Fatal(err)
-		}
-		if len(f.items) != 2 {
-			t.Errorf("%d names", len(f.items))
+		f.Remember("/v1/health/service/db", []byte(`[{"Node":{"Node":"n1","Address":"10.0.0.1"},"Service":{"Service":"db","Address":"10.1.1.1"},"Checks":[]}]`), 7)
+		if o, err := f.Reverse(t.Context(), netip.MustParseAddr("10.1.1.1")); err == nil && o.Service != "db" {
+			t.Errorf("whose address: %+v %v", o, err)
 		}
 		began := time.Now()
 		if got := addrs(t, f); got != "10.0.0.1 stale" || time.Since(began) > time.Second {
 			t.Errorf("%s after %s", got, time.Since(began))
 		}
-		if n, _, err := f.Node(t.Context(), "n1"); err != nil || n.Meta["k"] != "v" {
-			t.Errorf("%+v %v", n, err)
+		if n, stale, err := f.Node(t.Context(), "n1"); err != nil || !stale || n.Meta["k"] != "v" {
+			t.Errorf("%+v %v %v", n, stale, err)
 		}
 		c.fail(false)
+		c.set(webPath, "["+instance("n1", "10.0.0.1", "passing")+"]")
 		time.Sleep(2 * retryMost)
 		if got := addrs(t, f); got != "10.0.0.1" {
 			t.Errorf("servers are back: %s", got)
@@ -429,16 +423,14 @@ func TestRestartWhileTheClusterIsDown(t *testing.T) {
 	})
 }
 
-func TestLoadRefusesNonsense(t *testing.T) {
+func TestRememberLeavesOutNonsense(t *testing.T) {
 	f := newFollower(t, newCluster(), 0)
 	defer f.Close()
-	for _, s := range []string{
-		"", "x", `{"Format":2}`, `{"Format":1} {"Key":"?"}`, `{"Format":1} {"Key":"r/10.0.0.1"}`, `{"Format":1} {"Key":"s/a","Instances":7}`,
-		`{"Format":1} {"Ke`, `{"Format":1} {"Key":"n/a"}`, `{"Format":1} {"Key":"s/c","Instances":[null]}`, `{"Format":1} {"Key":"s/c","Instances":[{}]}`,
+	for path, body := range map[string]string{
+		"": "[]", "/v1/health/service/": "[]", "/v1/catalog/nodes": "[]", "/v1/health/service/a?x=1": "[]", "/v1/health/service/%zz": "[]",
+		"/v1/health/service/a": "7", "/v1/health/service/d": "[]",
 	} {
-		if err := f.Load(strings.NewReader(s)); err == nil {
-			t.Errorf("%q: no error", s)
-		}
+		f.Remember(path, []byte(body), 1)
 	}
 	if len(f.items) != 0 {
 		t.Errorf("%d names were taken", len(f.items))

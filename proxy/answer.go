@@ -28,6 +28,8 @@ type Question struct {
 	Wait  time.Duration
 	// IndexHeader is the header of the answer that says how new it is.
 	IndexHeader string
+	// Wide says that this index counts all changes there are, and not only those of the answer.
+	Wide bool
 	// Keep says that the answer is to be kept; Absent that "not found" is an answer like any other.
 	Keep, Absent bool
 	// Ask is the query string of the same question, to be answered when there is something newer than index, within
@@ -37,10 +39,15 @@ type Question struct {
 	secret string // see credentials
 }
 
+// keeps says whether an answer is one of those that are kept. Errors never are.
+func (q *Question) keeps(a *Answer) bool {
+	return q.Keep && (a.Status == http.StatusOK || q.Absent && a.Status == http.StatusNotFound)
+}
+
 // key tells apart what must not be mixed: what is asked, and on whose authority.
 func (q *Question) key() string { return q.secret + " " + q.Name }
 
-// Key is q as Judge sees it: the name of what is asked, without the credentials.
+// nameOf is the name of what is asked, without the credentials.
 func nameOf(key string) string {
 	_, name, _ := strings.Cut(key, " ")
 	return name
@@ -90,6 +97,14 @@ func (a *Answer) Empty() bool {
 // same says whether two answers tell a client the same.
 func (a *Answer) same(b *Answer) bool {
 	return a.Status == b.Status && a.Index == b.Index && a.Cluster == b.Cluster && bytes.Equal(a.Body, b.Body)
+}
+
+// says is same without a look at the index.
+func (a *Answer) says(b *Answer) bool { return a.Status == b.Status && bytes.Equal(a.Body, b.Body) }
+
+// refuses says that the cluster has refused the question, so that what was known must not be shown any more.
+func (a *Answer) refuses() bool {
+	return a.Status >= 400 && a.Status < 500 && a.Status != http.StatusTooManyRequests && a.Status != statusCancelled
 }
 
 // behind says that a is older than b, of the same data. Indexes of one cluster never go back, a restored snapshot

@@ -3,6 +3,7 @@ package proxy
 import (
 	"container/list"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,13 +28,15 @@ type KnownConfig struct {
 }
 
 // Known holds the last good answer to each question, in memory and, written behind, in a file. The answers that
-// nobody asked for longest make room for new ones. All methods are safe for concurrent use.
+// nobody asked for longest make room for new ones; those that name nothing go first, so that questions about names
+// that somebody makes up push out only each other. All methods are safe for concurrent use.
 type Known struct {
 	cfg KnownConfig
 
 	mu      sync.Mutex
 	entries map[string]*list.Element // of *known
 	recent  *list.List               // the one used last is in front
+	hollow  *list.List               // the same for answers that name nothing
 	bytes   int64
 	dirty   map[string]struct{} // to be written, or to be removed from the file
 
@@ -62,7 +65,7 @@ func OpenKnown(c KnownConfig) *Known {
 	if c.Logger == nil {
 		c.Logger = hclog.NewNullLogger()
 	}
-	k := &Known{cfg: c, entries: map[string]*list.Element{}, recent: list.New(), dirty: map[string]struct{}{}}
+	k := &Known{cfg: c, entries: map[string]*list.Element{}, recent: list.New(), hollow: list.New(), dirty: map[string]struct{}{}}
 	if c.File != "" {
 		k.openFile()
 	}
@@ -77,16 +80,17 @@ func (k *Known) get(key string) (*Answer, time.Time) {
 	if e == nil {
 		return nil, time.Time{}
 	}
-	k.recent.MoveToFront(e)
 	kn := e.Value.(*known)
+	k.listOf(kn.answer).MoveToFront(e)
 	if k.cfg.MaxAge > 0 && time.Since(kn.at) > k.cfg.MaxAge {
 		return nil, time.Time{}
 	}
 	return kn.answer, kn.at
 }
 
-// put keeps a, confirmed now, in the place of what was known before. What says the same is not written again.
-func (k *Known) put(key string, a *Answer) {
+// put keeps a, confirmed now, in the place of what was known before. What says the same is not written again, also
+// when its index is newer and wide says that this means nothing.
+func (k *Known) put(key string, a *Answer, wide bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if a.size() > k.cfg.MaxBytes/8 {
@@ -96,41 +100,50 @@ func (k *Known) put(key string, a *Answer) {
 	now := time.Now()
 	if e := k.entries[key]; e != nil {
 		kn := e.Value.(*known)
-		k.recent.MoveToFront(e)
-		kn.at = now
-		if kn.answer.same(a) {
+		if old := kn.answer; old == a || old.same(a) || wide && old.says(a) {
+			kn.answer, kn.at = a, now
+			k.bytes += a.size() - old.size()
+			k.listOf(a).MoveToFront(e)
 			return
 		}
-		k.bytes += a.size() - kn.answer.size()
-		kn.answer = a
-	} else {
-		k.enter(&known{key, a, now})
+		k.remove(e)
 	}
+	k.enter(&known{key, a, now})
 	k.dirty[key] = struct{}{}
 	k.shrink()
 	k.file.wake()
 }
 
+// listOf is the list that an answer belongs to.
+func (k *Known) listOf(a *Answer) *list.List {
+	if a.Empty() {
+		return k.hollow
+	}
+	return k.recent
+}
+
 // enter adds an entry in front.
 func (k *Known) enter(kn *known) {
-	k.entries[kn.key] = k.recent.PushFront(kn)
+	k.entries[kn.key] = k.listOf(kn.answer).PushFront(kn)
 	k.bytes += kn.answer.size()
+}
+
+// remove takes an entry out.
+func (k *Known) remove(e *list.Element) {
+	kn := e.Value.(*known)
+	k.listOf(kn.answer).Remove(e)
+	delete(k.entries, kn.key)
+	k.bytes -= kn.answer.size()
 }
 
 // shrink makes room.
 func (k *Known) shrink() {
-	for len(k.entries) > k.cfg.MaxEntries || k.bytes > k.cfg.MaxBytes {
-		k.drop(k.recent.Back().Value.(*known).key)
-	}
-}
-
-// confirm notes that a server stands by what is known, now.
-func (k *Known) confirm(key string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if e := k.entries[key]; e != nil {
-		e.Value.(*known).at = time.Now()
-		k.recent.MoveToFront(e)
+	for len(k.entries) > k.cfg.MaxEntries || k.bytes > k.cfg.MaxBytes || k.hollow.Len() > max(1, k.cfg.MaxEntries/8) {
+		last := k.hollow.Back()
+		if last == nil {
+			last = k.recent.Back()
+		}
+		k.drop(last.Value.(*known).key)
 	}
 }
 
@@ -146,11 +159,24 @@ func (k *Known) drop(key string) {
 	if e == nil {
 		return
 	}
-	k.recent.Remove(e)
-	delete(k.entries, key)
-	k.bytes -= e.Value.(*known).answer.size()
+	k.remove(e)
 	k.dirty[key] = struct{}{}
 	k.file.wake()
+}
+
+// each calls f with what is known of the questions whose names begin with prefix and that anybody may ask.
+func (k *Known) each(prefix string, f func(name string, body []byte, index uint64)) {
+	k.mu.Lock()
+	var list []known
+	for e := k.recent.Front(); e != nil; e = e.Next() {
+		if kn := e.Value.(*known); strings.HasPrefix(kn.key, "- "+prefix) && kn.answer.Status == http.StatusOK {
+			list = append(list, *kn)
+		}
+	}
+	k.mu.Unlock()
+	for _, kn := range list {
+		f(nameOf(kn.key), kn.answer.Body, kn.answer.Index)
+	}
 }
 
 // Size says how many answers are kept, and how many bytes they take.
@@ -158,14 +184,4 @@ func (k *Known) Size() (entries int, bytes int64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return len(k.entries), k.bytes
-}
-
-// keeps says whether an answer is one of those that are kept. Errors never are.
-func (q *Question) keeps(a *Answer) bool {
-	return q.Keep && (a.Status == http.StatusOK || q.Absent && a.Status == http.StatusNotFound)
-}
-
-// refuses says that the cluster has refused the question, so that what was known must not be shown any more.
-func (a *Answer) refuses() bool {
-	return a.Status >= 400 && a.Status < 500 && a.Status != http.StatusTooManyRequests && a.Status != statusCancelled
 }

@@ -414,7 +414,7 @@ func (vw *view) took(n uint64, a *Answer) {
 	vw.at, vw.live, vw.tried = now, true, true
 	vw.followed = max(a.Index, 1)
 	if v.cfg.Known != nil && vw.q.keeps(cur) {
-		v.cfg.Known.put(vw.key, vw.cur)
+		v.cfg.Known.put(vw.key, vw.cur, vw.q.Wide)
 	} else if vw.q.Keep {
 		v.forget(vw.key)
 	}

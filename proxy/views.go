@@ -110,45 +110,100 @@ func (v *Views) Serve(w http.ResponseWriter, r *http.Request, t Target, res Resu
 
 // relay asks for an answer now, and gives what is known where none is to be had.
 func (v *Views) relay(w http.ResponseWriter, r *http.Request, t Target, q *Question) {
-	key := q.key()
-	prev, at := v.known(key)
-	if prev != nil && v.p.outage.lasts(t, v.p.picker.now()) {
-		v.giveKept(w, prev, at)
-		return
-	}
-	ctx := r.Context()
-	if prev != nil { // there is something better than to wait for ever
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, v.p.cfg.Hold+time.Second)
-		defer cancel()
-	}
-	next, rest, err := v.ask(r.WithContext(ctx), t, q)
-	if rest != nil { // too long to be kept
+	a, rest, at, err := v.answer(r, t, q)
+	switch {
+	case rest != nil:
 		defer rest.Close()
-		v.forget(key)
-		next.stream(w, rest, v.p)
-		return
+		a.stream(w, rest, v.p)
+	case err != nil:
+		v.p.fail(w, r, 0, err)
+	case !at.IsZero():
+		v.giveKept(w, a, at)
+	default:
+		a.write(w)
 	}
-	if err == nil && prev != nil && t == Any && next.Status == http.StatusOK && next.behind(prev) && !prev.Empty() {
+}
+
+// Fetch is Serve for callers inside the agent. A question that waits gets an error at once when no server can be
+// reached; any other what was known last, if anything, and then stale is true.
+func (v *Views) Fetch(r *http.Request, t Target, q Question) (a *Answer, stale bool, err error) {
+	q.secret = credentials(r)
+	if vw := (*view)(nil); q.Index > 0 {
+		if vw = v.join(r, t, &q); vw != nil {
+			defer v.leave(vw)
+			o := vw.await(r.Context(), &q, true)
+			if !errors.Is(o.err, errUnshared) {
+				return o.answer, o.stale, o.err
+			}
+		}
+		q.Keep = false // it is not shared, so it must not be cut short
+	}
+	a, rest, at, err := v.answer(r, t, &q)
+	if rest != nil {
+		_ = rest.Close()
+		return nil, false, errTooLong
+	}
+	return a, !at.IsZero(), err
+}
+
+// answer asks for an answer now. Where none is to be had it gives what is known, and since when that was not confirmed.
+// Of an answer that is too long to be held, rest is what follows its beginning.
+func (v *Views) answer(r *http.Request, t Target, q *Question) (a *Answer, rest io.ReadCloser, at time.Time, err error) {
+	key := q.key()
+	var prev *Answer
+	ctx := r.Context()
+	if q.Keep {
+		prev, at = v.known(key)
+	}
+	if prev != nil {
+		if v.p.outage.lasts(t, v.p.picker.now()) {
+			return prev, nil, at, nil
+		}
+		var cancel context.CancelFunc // there is something better than to wait for ever
+		ctx, cancel = context.WithTimeout(ctx, v.p.cfg.Hold+time.Second)
+		defer func() {
+			if rest == nil {
+				cancel()
+			} else {
+				rest = &cancelling{rest, cancel}
+			}
+		}()
+	}
+	a, rest, err = v.ask(r.WithContext(ctx), t, q)
+	if rest != nil {
+		v.forget(key)
+		return a, rest, time.Time{}, nil
+	}
+	if err == nil && prev != nil && t == Any && a.Status == http.StatusOK && a.behind(prev) && !prev.Empty() {
 		// This server has not caught up, or lost what it knew. The leader has it all.
-		if next, rest, err = v.ask(r.WithContext(ctx), Leader, q); rest != nil {
+		if a, rest, err = v.ask(r.WithContext(ctx), Leader, q); rest != nil {
 			_ = rest.Close()
-			err = errTooLong
+			rest, err = nil, errTooLong
 		}
 	}
 	switch {
-	case r.Context().Err() != nil && err != nil:
-		v.p.fail(w, r, 0, err)
-	case prev != nil && (err != nil || next.Status >= http.StatusInternalServerError):
+	case err != nil && r.Context().Err() != nil:
+	case prev != nil && (err != nil || a.Status >= http.StatusInternalServerError):
 		if errors.Is(err, context.DeadlineExceeded) {
 			v.p.outage.began(t, v.p.picker.now())
 		}
-		v.giveKept(w, prev, at)
-	case err != nil:
-		v.p.fail(w, r, 0, err)
-	default:
-		v.settle(q, prev, next).write(w)
+		return prev, nil, at, nil
+	case err == nil:
+		a = v.settle(q, prev, a)
 	}
+	return a, nil, time.Time{}, err
+}
+
+// cancelling ends its request when it is closed.
+type cancelling struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+}
+
+// Close implements io.Closer.
+func (c *cancelling) Close() error {
+	defer c.cancel()
+	return c.ReadCloser.Close()
 }
 
 // settle takes what a server answered to a question, and returns what is to be shown.
@@ -162,7 +217,7 @@ func (v *Views) settle(q *Question, prev, next *Answer) *Answer {
 	}
 	a := v.accept(key, prev, next)
 	if v.cfg.Known != nil {
-		v.cfg.Known.put(key, a)
+		v.cfg.Known.put(key, a, q.Wide)
 	}
 	return a
 }
@@ -240,6 +295,13 @@ func (v *Views) known(key string) (*Answer, time.Time) {
 func (v *Views) forget(key string) {
 	if v.cfg.Known != nil {
 		v.cfg.Known.forget(key)
+	}
+}
+
+// Kept calls f with each good answer that is kept of a question, asked without credentials, whose name begins with prefix. Bodies are only read.
+func (v *Views) Kept(prefix string, f func(name string, body []byte, index uint64)) {
+	if v.cfg.Known != nil {
+		v.cfg.Known.each(prefix, f)
 	}
 }
 

@@ -125,7 +125,7 @@ func (a *API) Routes() []api.Route {
 	rs = append(rs, a.aclRoutes()...)
 	rs = append(rs, a.connectRoutes()...)
 	for i := range rs {
-		rs[i].Resume, rs[i].Share = a.resume, a.share
+		rs[i].Resume, rs[i].Share = a.resume, a.Share
 	}
 	return rs
 }

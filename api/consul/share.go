@@ -14,9 +14,9 @@ import (
 // keptPaths are the paths below which answers are worth keeping: who is there, and who is healthy.
 var keptPaths = []string{"/v1/catalog/", "/v1/health/", "/v1/internal/ui/"}
 
-// share says how a read can be shared and kept. False: each is asked for itself, because it must be confirmed by a
+// Share says how a read can be shared and kept. False: each is asked for itself, because it must be confirmed by a
 // quorum, because its answer depends on who asks, or because it is refused.
-func (a *API) share(r *http.Request) (api.Shared, bool) {
+func (a *API) Share(r *http.Request) (api.Shared, bool) {
 	if r.Method != http.MethodGet {
 		return api.Shared{}, false
 	}

@@ -149,7 +149,7 @@ func (d *Dialect) Routes() []api.Route {
 		return api.Route{Pattern: pattern, Where: where, Target: anyServer, Handler: d.front(h), MaxBody: -1}
 	}
 	keys := row("/v2/keys/", api.Cluster, d.serveKeys)
-	keys.Target, keys.Resume = keysTarget, resumeWatch
+	keys.Target, keys.Resume, keys.Share = keysTarget, resumeWatch, shareKeys
 	members := row("/v2/members/", api.Cluster, d.serveMembers)
 	members.Target = membersTarget
 	return []api.Route{

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"github.com/musterhq/muster/internal/testcluster"
 )
 
@@ -25,6 +27,30 @@ func wantKept(t *testing.T, a testcluster.Answer, body string, index uint64) {
 		h.Get("X-Consul-KnownLeader") != "false" || err != nil || ms < 1 || !strings.HasPrefix(h.Get("Warning"), "110 ") {
 		t.Errorf("%d %v %.200s\nwant what was known last, index %d: %.200s", a.Status, h, a.Body, index, body)
 	}
+}
+
+// webAddr asks for the address of web, which must be one, and returns the extended error that comes with it, if any.
+func webAddr(t *testing.T, h *testcluster.Host) (addr string, ede *dns.EDNS0_EDE) {
+	t.Helper()
+	m := new(dns.Msg).SetQuestion("web.service.consul.", dns.TypeA)
+	m.SetEdns0(1232, false)
+	client := &dns.Client{Timeout: 5 * time.Second}
+	r, _, err := client.Exchange(m, h.DNS())
+	if err != nil || len(r.Answer) != 1 {
+		t.Fatalf("DNS: %v %v", r, err)
+	}
+	a, ok := r.Answer[0].(*dns.A)
+	if !ok {
+		t.Fatalf("DNS: %v", r)
+	}
+	if opt := r.IsEdns0(); opt != nil {
+		for _, o := range opt.Option {
+			if e, ok := o.(*dns.EDNS0_EDE); ok {
+				ede = e
+			}
+		}
+	}
+	return a.A.String(), ede
 }
 
 // TestLastKnownGood: what a proxy has served it goes on serving, marked, without any server, and after a restart; what
@@ -46,6 +72,10 @@ func TestLastKnownGood(t *testing.T) {
 		known[path] = a
 	}
 	p.Do(http.MethodGet, "/v1/kv/other", "")
+	p.Do(http.MethodGet, "/v2/keys/config?recursive=true", "")
+	if addr, code := webAddr(t, p); addr != "10.0.0.1" || code != nil {
+		t.Fatalf("DNS: %s %v", addr, code)
+	}
 	s.Stop(t)
 	check := func() {
 		t.Helper()
@@ -53,7 +83,20 @@ func TestLastKnownGood(t *testing.T) {
 			wantKept(t, p.Do(http.MethodGet, path, ""), known[path].Body, known[path].Index())
 		}
 		wantKept(t, p.Do(http.MethodGet, "/v1/health/service/web?stale&passing", ""), known[paths[0]].Body, known[paths[0]].Index())
-		for _, path := range []string{"/v1/kv/other", "/v1/health/service/web?passing&consistent", "/v1/health/service/web", "/v1/health/service/web?passing&token=other"} {
+		if a := p.Do(http.MethodGet, "/v2/keys/config/?recursive=true&sorted=true", ""); a.Status != http.StatusOK || a.Header.Get("X-Muster-Stale") != "true" || !strings.Contains(a.Body, `"/config/a"`) || a.Header.Get("X-Etcd-Index") == "" {
+			t.Errorf("keys of the other dialect: %d %v %s", a.Status, a.Header, a.Body)
+		}
+		if a := p.Do(http.MethodGet, "/v2/keys/config?recursive=true&quorum=true", ""); a.Status < 500 {
+			t.Errorf("what a quorum must confirm: %d %s", a.Status, a.Body)
+		}
+		testcluster.Eventually(t, "DNS says that it is stale", func() bool {
+			addr, ede := webAddr(t, p)
+			if addr != "10.0.0.1" {
+				t.Fatalf("DNS: %q", addr)
+			}
+			return ede != nil && ede.InfoCode == dns.ExtendedErrorCodeStaleAnswer
+		})
+		for _, path := range []string{"/v1/kv/other", "/v1/health/service/web?passing&consistent", "/v1/health/service/other", "/v1/health/service/web?passing&token=other"} {
 			if a := p.Do(http.MethodGet, path, ""); a.Status != http.StatusInternalServerError || !strings.HasPrefix(a.Body, "No cluster leader: no server of the cluster could be reached for GET ") {
 				t.Errorf("%s: %d %s, want a refusal", path, a.Status, a.Body)
 			}
