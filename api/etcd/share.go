@@ -26,8 +26,10 @@ func shareKeys(r *http.Request) (api.Shared, bool) {
 		name += "?recursive" // nothing else chooses what is read: answers are always sorted
 	}
 	raw := r.URL.RawQuery
+	// A prefix that ends in a slash means the directory as well, which is what is listed here.
+	key := strings.Trim(strings.TrimPrefix(r.URL.Path, keysPrefix), "/") + "/"
 	return api.Shared{
-		Name: name, Loose: true, Key: strings.TrimPrefix(r.URL.Path, keysPrefix+"/"), IndexHeader: "X-Etcd-Index", Wide: true,
+		Name: name, Loose: true, Key: key, IndexHeader: "X-Etcd-Index", Wide: true,
 		Ask: func(uint64, time.Duration) string { return raw },
 	}, true
 }
