@@ -28,6 +28,7 @@ import (
 	"github.com/musterhq/muster/api/etcd"
 	"github.com/musterhq/muster/consensus"
 	"github.com/musterhq/muster/dnsserver"
+	"github.com/musterhq/muster/guard"
 	"github.com/musterhq/muster/kv"
 	"github.com/musterhq/muster/membership"
 	"github.com/musterhq/muster/peer"
@@ -64,7 +65,9 @@ type Agent struct {
 	events  *userEvents
 	watches *watches
 	relay   *proxy.Proxy
-	views   *proxy.Views // nil on a server
+	views   *proxy.Views    // nil on a server
+	guard   *guard.Services // nil: turned off
+	nodes   *nodeGuard
 	seen    seen
 
 	memberCache memberCache
@@ -138,6 +141,7 @@ func (a *Agent) open(ctx context.Context) error {
 	}{
 		{"data directory", a.openIdentity},
 		{"metrics", a.openTelemetry},
+		{"guard", a.openGuard},                        // before whatever answers
 		{"", a.openPort},                              // before raft, which talks through it
 		{"", func() error { return a.openTree(ctx) }}, // before gossip, whose events become writes
 		{"local registry", a.openRegistry},            // before gossip: checks of the last run are known when we are seen
@@ -359,6 +363,7 @@ func (a *Agent) startCluster(ctx context.Context) error {
 	if err := a.join(ctx); err != nil {
 		return err
 	}
+	a.runGuard()
 	close(a.up)
 	a.watches.set(a.cfg.Watches)
 	a.onStop("watches", func(context.Context) error { a.watches.close(); return nil })

@@ -175,6 +175,9 @@ type Config struct {
 	// announcement is forgotten. Default: 1h.
 	MemberReservation time.Duration `key:"member_reservation_timeout"`
 
+	// Guard is the mass-removal guard.
+	Guard GuardConfig `key:"guard"`
+
 	// GossipLAN tunes the gossip pool.
 	GossipLAN GossipConfig `key:"gossip_lan"`
 
@@ -425,7 +428,7 @@ func Defaults() Config {
 		Performance:           Performance{RaftMultiplier: 1, LeaveDrainTime: 5 * time.Second, RPCHoldTimeout: 7 * time.Second},
 		RaftSnapshotThreshold: 16384, RaftSnapshotInterval: 30 * time.Second, RaftTrailingLogs: 10240,
 		Autopilot:         Autopilot{CleanupDeadServers: true, LastContactThreshold: 200 * time.Millisecond, MaxTrailingLogs: 250, ServerStabilizationTime: 10 * time.Second},
-		MemberReservation: time.Hour,
+		MemberReservation: time.Hour, Guard: defaultGuard(),
 		GossipLAN: GossipConfig{
 			GossipInterval: 100 * time.Millisecond, GossipNodes: 3, ProbeInterval: 500 * time.Millisecond,
 			ProbeTimeout: 250 * time.Millisecond, SuspicionMult: 4, RetransmitMult: 4,

@@ -52,9 +52,10 @@ func (a *Agent) startDNS() error {
 			return a.tree.Snap()
 		})
 		tree.SortNear(a.consul.SortNear)
+		tree.Guard(a.guard)
 		src, conf.Places = tree, tree.Place
 	} else {
-		follow, err := dnsserver.NewFollowSource(dnsserver.FollowConfig{Fetch: a.fetch, Logger: a.log.Named("dns")})
+		follow, err := dnsserver.NewFollowSource(dnsserver.FollowConfig{Fetch: a.fetch, Guard: a.guard, Doubt: a.cfg.Guard.Hold, Logger: a.log.Named("dns")})
 		if err != nil {
 			return err
 		}

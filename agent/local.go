@@ -117,6 +117,7 @@ func (l local) Self(context.Context) consul.AgentSelf {
 		Member:      agentMember(l.pool.Local()),
 		Stats:       l.stats(),
 		Meta:        node.Meta,
+		Guard:       l.guardSelf(),
 	}
 	if c, ok := l.pool.Coordinate(l.cfg.NodeName); ok {
 		self.Coord = c

@@ -146,7 +146,7 @@ func (a *Agent) followMembers() {
 		if ev.Kind == membership.User {
 			if ev.Name == restoredEventName {
 				a.sync.ServerUp() // compares soon, at a moment of its own
-			} else {
+			} else if !a.guardUser(ev) {
 				a.events.receive(ev)
 			}
 			continue

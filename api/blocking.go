@@ -47,6 +47,8 @@ type BlockingOptions struct {
 	ReadOptions
 	MinIndex uint64        // answer when the result's index is greater; 0 = answer at once
 	Wait     time.Duration // longest wait; a random 0..1/16 is added so that clients do not come back in step
+	// Also, when not nil, returns a channel that closes when the result may have changed without a change at the path.
+	Also func() <-chan struct{}
 }
 
 // Result is what one evaluation of a blocking query found.
@@ -72,6 +74,7 @@ func Blocking(ctx context.Context, s Store, o BlockingOptions, path string, quer
 	if err != nil {
 		return meta, err
 	}
+	also := o.also()
 	res := query(snap)
 	if o.MinIndex == 0 || res.Index > o.MinIndex {
 		return meta, nil
@@ -81,13 +84,14 @@ func Blocking(ctx context.Context, s Store, o BlockingOptions, path string, quer
 	first, seen, stopping := res.Print, snap.Index(), Stopping(ctx)
 	restored := snap.Restored()
 	for {
-		woken, err := await(ctx, snap, path, timer.C, stopping)
+		woken, err := await(ctx, snap, path, also, timer.C, stopping)
 		if err != nil || !woken {
 			return meta, err
 		}
 		if snap, meta, err = Read(ctx, s, o.ReadOptions); err != nil {
 			return meta, err
 		}
+		also = o.also()
 		res = query(snap)
 		if snap.Restored() != restored || snap.Index() < seen {
 			return meta, nil // the state is another: let the client look
@@ -102,12 +106,21 @@ func Blocking(ctx context.Context, s Store, o BlockingOptions, path string, quer
 	}
 }
 
-// await waits for a change at path; false means that the answer must be given now.
-func await(ctx context.Context, snap *kv.Snap, path string, deadline <-chan time.Time, stopping <-chan struct{}) (bool, error) {
+func (o *BlockingOptions) also() <-chan struct{} {
+	if o.Also == nil {
+		return nil
+	}
+	return o.Also()
+}
+
+// await waits for a change at path, or for also; false means that the answer must be given now.
+func await(ctx context.Context, snap *kv.Snap, path string, also <-chan struct{}, deadline <-chan time.Time, stopping <-chan struct{}) (bool, error) {
 	w := snap.Wait(path)
 	defer w.Stop()
 	select {
 	case <-w.C:
+		return true, nil
+	case <-also:
 		return true, nil
 	case <-deadline:
 		return false, nil

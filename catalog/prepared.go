@@ -240,10 +240,15 @@ func decodeQuery(value string) (*Query, error) {
 
 // Select gives the instances that a query finds, in the order of the catalog.
 func (q *Query) Select(s *kv.Snap) []*Instance {
+	return q.SelectFrom(Instances(s, q.Service.Service))
+}
+
+// SelectFrom gives those of the instances of the query's service that it finds.
+func (q *Query) SelectFrom(list []*Instance) []*Instance {
 	if q.Service.Connect {
 		return nil
 	}
-	return keep(Instances(s, q.Service.Service), q.match)
+	return keep(list, q.match)
 }
 
 func (q *Query) match(i *Instance) bool {

@@ -129,6 +129,9 @@ func Instances(s *kv.Snap, service string) []*Instance {
 	return records[*Instance](s, InstancesPath(service))
 }
 
+// InstancesAt is Instances by the path that InstancesPath gives.
+func InstancesAt(s *kv.Snap, path string) []*Instance { return records[*Instance](s, path) }
+
 // ServiceChecks lists the own checks of a service's instances. InstancesPath covers it.
 func ServiceChecks(s *kv.Snap, service string) []*Check {
 	var list []*Check

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/musterhq/muster/catalog"
+	"github.com/musterhq/muster/guard"
 )
 
 // Fetch asks the cluster: a GET of path ("/v1/health/service/web") with query. Every status but 200 is an error. When
@@ -33,11 +34,14 @@ type Fetched struct {
 // FollowConfig of a FollowSource. Only Fetch is required.
 type FollowConfig struct {
 	Fetch    Fetch
-	Idle     time.Duration // a name not asked for this long is no longer followed, default 5 min
-	First    time.Duration // how long the first question about a name waits for the cluster, default 2 s
-	Wait     time.Duration // of one blocking query, default 60 s
-	MaxNames int           // names remembered, default 4096
-	Logger   hclog.Logger
+	Idle     time.Duration   // a name not asked for this long is no longer followed, default 5 min
+	First    time.Duration   // how long the first question about a name waits for the cluster, default 2 s
+	Wait     time.Duration   // of one blocking query, default 60 s
+	MaxNames int             // names remembered, default 4096
+	Guard    *guard.Services // who says what to show of a service; nil: everything as it is
+	// Doubt is how long an answer that is older than what is known already is not believed; only with Guard, default 5 min.
+	Doubt  time.Duration
+	Logger hclog.Logger
 }
 
 const (
@@ -61,6 +65,7 @@ type FollowSource struct {
 
 	newcomers *rate.Limiter // see strangers.go
 	down      atomic.Bool   // the last question to the cluster failed
+	judged    atomic.Uint64 // counts the states that were given to the guard, see guarded.go
 
 	mu    sync.RWMutex
 	items map[string]*item
@@ -76,6 +81,7 @@ func NewFollowSource(c FollowConfig) (*FollowSource, error) {
 	setDuration(&c.Idle, 5*time.Minute)
 	setDuration(&c.First, 2*time.Second)
 	setDuration(&c.Wait, time.Minute)
+	setDuration(&c.Doubt, 5*time.Minute)
 	if c.MaxNames <= 0 {
 		c.MaxNames = 4096
 	}
@@ -111,6 +117,8 @@ type item struct {
 	mu    sync.Mutex
 	stop  context.CancelFunc // of the present run, nil when there is none
 	first chan struct{}      // closed by the first result of the present run
+
+	doubted time.Time // since when answers are older than what is known; of the loop alone
 }
 
 // value is what is known; one of the first three is meant, by the kind of item. It is immutable.
@@ -122,6 +130,7 @@ type value struct {
 	names   map[string]bool // of a list of all names
 	missing bool            // nothing is there
 	stale   bool
+	judged  *judged // nil: answer is what the cluster said
 }
 
 // ErrMissing is what a Fetch returns when the cluster says that there is no such thing.
@@ -247,16 +256,16 @@ func (f *FollowSource) get(ctx context.Context, key string) (*value, error) {
 	it.used.Store(time.Now().UnixNano())
 	if it.live.Load() {
 		if v := it.now.Load(); v != nil {
-			return v, nil
+			return f.current(it, v), nil
 		}
 	}
 	first := f.run(it)
 	if first == nil {
-		return it.known()
+		return f.known(it)
 	}
 	if it.now.Load() != nil && f.down.Load() { // waiting would end with the same answer
 		it.goStale()
-		return it.known()
+		return f.known(it)
 	}
 	timer := time.NewTimer(f.cfg.First)
 	defer timer.Stop()
@@ -267,12 +276,12 @@ func (f *FollowSource) get(ctx context.Context, key string) (*value, error) {
 	case <-ctx.Done():
 		it.goStale()
 	}
-	return it.known()
+	return f.known(it)
 }
 
-func (it *item) known() (*value, error) {
+func (f *FollowSource) known(it *item) (*value, error) {
 	if v := it.now.Load(); v != nil {
-		return v, nil
+		return f.current(it, v), nil
 	}
 	return nil, ErrUnreachable
 }
@@ -380,9 +389,20 @@ func (f *FollowSource) loop(ctx context.Context, it *item) {
 			pause(ctx, retryPause(failures))
 			continue
 		}
+		if f.doubtful(it, v, got) {
+			it.goStale()
+			result()
+			index = 0
+			failures++
+			pause(ctx, retryPause(failures))
+			continue
+		}
 		failures = 0
+		if got < index {
+			got = 0 // the cluster was rebuilt; begin again
+		}
 		if old := it.now.Load(); old == nil || old.stale || got != index || index == 0 {
-			it.now.Store(v)
+			it.now.Store(f.judge(it, v, old))
 		}
 		result()
 		if !it.follow {
@@ -427,9 +447,6 @@ func (f *FollowSource) fetch(ctx context.Context, it *item, index uint64) (*valu
 	}
 	if a.Stale {
 		v = *v.old()
-	}
-	if got < index {
-		got = 0 // the cluster was rebuilt; begin again
 	}
 	return &v, got, nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/catalog"
+	"github.com/musterhq/muster/guard"
 	"github.com/musterhq/muster/kv"
 )
 
@@ -21,8 +22,9 @@ const maxKnown = 16384
 
 // TreeSource answers from the tree of this server.
 type TreeSource struct {
-	snap func() *kv.Snap
-	near func(s *kv.Snap, node string, list []*catalog.Instance) // nil: distances are not known
+	snap  func() *kv.Snap
+	guard *guard.Services                                         // nil: everything is as it is
+	near  func(s *kv.Snap, node string, list []*catalog.Instance) // nil: distances are not known
 
 	mu       sync.RWMutex
 	services map[string]*known
@@ -36,6 +38,7 @@ type TreeSource struct {
 type known struct {
 	path   string
 	answer *Answer
+	epoch  uint64 // of the guard when it was made
 }
 
 var _ Source = (*TreeSource)(nil)
@@ -54,23 +57,30 @@ func (t *TreeSource) Service(_ context.Context, name string) (*Answer, error) {
 	t.mu.RLock()
 	k := t.services[name]
 	t.mu.RUnlock()
-	if k != nil && s.IndexOf(k.path) == k.answer.Index {
+	var epoch uint64
+	if t.guard != nil {
+		epoch = t.guard.Epoch()
+	}
+	if k != nil && s.IndexOf(k.path) == k.answer.Index && k.epoch == epoch {
 		return k.answer, nil
 	}
 	path := catalog.InstancesPath(name)
 	a := &Answer{Instances: catalog.Instances(s, name), Index: s.IndexOf(path)}
+	if t.guard != nil {
+		a.Instances = t.guard.Judge(path, a.Index, a.Instances).Instances
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
 	case len(a.Instances) == 0:
 		delete(t.services, name) // names nobody registered are not worth memory
-	case k != nil && t.services[name] != k && t.services[name] != nil && t.services[name].answer.Index == a.Index:
+	case k != nil && t.services[name] != k && t.services[name] != nil && t.services[name].answer.Index == a.Index && t.services[name].epoch == epoch:
 		return t.services[name].answer, nil // somebody else was quicker
 	default:
 		if len(t.services) >= maxKnown {
 			clear(t.services)
 		}
-		t.services[name] = &known{path, a}
+		t.services[name] = &known{path, a, epoch}
 	}
 	return a, nil
 }
@@ -88,6 +98,9 @@ func (t *TreeSource) Node(_ context.Context, name string) (*catalog.Node, bool, 
 	return n, false, nil
 }
 
+// Guard sets who says what to show of a service. Call it before the first question.
+func (t *TreeSource) Guard(g *guard.Services) { t.guard = g }
+
 // SortNear tells how to order instances by their distance from a node, for prepared queries that want it. Call it before
 // the first question.
 func (t *TreeSource) SortNear(f func(s *kv.Snap, node string, list []*catalog.Instance)) { t.near = f }
@@ -102,7 +115,12 @@ func (t *TreeSource) Query(_ context.Context, name string) (*QueryAnswer, error)
 	if !ok {
 		return nil, nil
 	}
-	a := &QueryAnswer{Answer: Answer{Instances: q.Select(s), Index: s.Index()}, Service: strings.ToLower(q.Service.Service)}
+	list := catalog.Instances(s, q.Service.Service)
+	if t.guard != nil {
+		path := catalog.InstancesPath(q.Service.Service)
+		list = t.guard.Judge(path, s.IndexOf(path), list).Instances
+	}
+	a := &QueryAnswer{Answer: Answer{Instances: q.SelectFrom(list), Index: s.Index()}, Service: strings.ToLower(q.Service.Service)}
 	if ttl, ok := q.QueryTTL(); ok {
 		a.TTL = &ttl
 	}

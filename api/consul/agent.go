@@ -11,6 +11,7 @@ import (
 
 	"github.com/musterhq/muster/api"
 	"github.com/musterhq/muster/catalog"
+	"github.com/musterhq/muster/guard"
 )
 
 // LocalRegistry is what this machine registered. Its refusals are *LocalError.
@@ -76,6 +77,13 @@ type AgentSelf struct {
 	Member      AgentMember
 	Stats       map[string]map[string]string
 	Meta        map[string]string
+	Guard       *AgentGuard `json:",omitempty"`
+}
+
+// AgentGuard is the mass-removal guard of this agent.
+type AgentGuard struct {
+	Enabled bool
+	Held    []guard.Hold // nil: every service is shown as it is
 }
 
 // AgentSelfConfig is the stable part of agent/self, which clients read.

@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/serf/coordinate"
 
 	"github.com/musterhq/muster/api"
+	"github.com/musterhq/muster/guard"
 )
 
 // Limits and defaults of the contract.
@@ -50,11 +51,13 @@ type Config struct {
 	Coordinate func(node string) (*coordinate.Coordinate, bool)
 	// Restore replaces the state of the cluster by the archive in the body of a request; nil = not here. Its errors are
 	// archive.ErrDamaged, *LocalError, or those of the Store.
-	Restore     func(*http.Request) error
-	Authorizer  Authorizer // nil = everything is allowed
-	Connect     bool       // make and show a root certificate of the mesh, see connectRoutes
-	TrustDomain string     // of that certificate, without ".consul"; default the cluster's id
-	CacheBytes  int64      // limit of the encoded answers kept, 0 = api.DefaultBodyCacheBytes
+	Restore      func(*http.Request) error
+	Guard        *guard.Services // what of a service is shown to those that want healthy instances; nil = everything as it is
+	GuardControl GuardControl    // that guard as operators see it; nil = no endpoints for it
+	Authorizer   Authorizer      // nil = everything is allowed
+	Connect      bool            // make and show a root certificate of the mesh, see connectRoutes
+	TrustDomain  string          // of that certificate, without ".consul"; default the cluster's id
+	CacheBytes   int64           // limit of the encoded answers kept, 0 = api.DefaultBodyCacheBytes
 }
 
 // API serves the endpoints that read and write the replicated tree.
@@ -122,6 +125,7 @@ func (a *API) Routes() []api.Route {
 	rs = append(rs, a.sessionRoutes()...)
 	rs = append(rs, a.statusRoutes()...)
 	rs = append(rs, a.operatorRoutes()...)
+	rs = append(rs, a.guardRoutes()...)
 	rs = append(rs, a.aclRoutes()...)
 	rs = append(rs, a.connectRoutes()...)
 	for i := range rs {

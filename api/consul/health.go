@@ -55,24 +55,26 @@ func (a *API) healthService(w http.ResponseWriter, r *http.Request) error {
 	}
 	path := catalog.InstancesPath(name)
 	key := api.BodyKey{Kind: "health/service", Name: path, Params: q.shaping()}
+	if passing && a.cfg.Guard != nil {
+		return a.guardedHealth(w, r, &q, key)
+	}
 	return a.answer(w, r, &q, path, func(s *kv.Snap) (result, error) {
 		res := result{index: max(s.IndexOf(path), 1)}
 		if q.has("near") { // distances change without an index
-			return a.healthNear(s, r, &q, name, passing, res)
+			return a.healthNear(s, r, &q, catalog.Instances(s, name), passing, res)
 		}
 		if res.body = a.bodies.Lookup(key, res.index); res.body != nil {
 			return res, nil
 		}
-		return a.encodeHealth(s, &q, key, name, passing, res)
+		return a.encodeHealth(&q, key, catalog.Instances(s, name), passing, res)
 	})
 }
 
-func (a *API) encodeHealth(s *kv.Snap, q *read, key api.BodyKey, name string, passing bool, res result) (result, error) {
+func (a *API) encodeHealth(q *read, key api.BodyKey, instances []*catalog.Instance, passing bool, res result) (result, error) {
 	f, err := newFilter[ServiceEntry](q.get("filter"))
 	if err != nil {
 		return res, err
 	}
-	instances := catalog.Instances(s, name)
 	if len(instances) == 0 {
 		res.print, res.value = api.NotFound, bodyEmptyJSON
 		return res, nil
@@ -84,12 +86,11 @@ func (a *API) encodeHealth(s *kv.Snap, q *read, key api.BodyKey, name string, pa
 }
 
 // healthNear is encodeHealth in order of distance, which is not kept.
-func (a *API) healthNear(s *kv.Snap, r *http.Request, q *read, name string, passing bool, res result) (result, error) {
+func (a *API) healthNear(s *kv.Snap, r *http.Request, q *read, instances []*catalog.Instance, passing bool, res result) (result, error) {
 	f, err := newFilter[ServiceEntry](q.get("filter"))
 	if err != nil {
 		return res, err
 	}
-	instances := catalog.Instances(s, name)
 	if len(instances) == 0 {
 		res.print = api.NotFound
 	}

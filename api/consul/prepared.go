@@ -269,7 +269,9 @@ func (a *API) queryExecute(w http.ResponseWriter, r *http.Request, name string) 
 		if a.allow(r, "service", x.Service.Service, false) != nil {
 			x = &catalog.Query{ID: x.ID, Name: x.Name, TTL: x.TTL}
 		}
-		list := slices.Clone(x.Select(s))
+		judged := a.judge(s, x.Service.Service)
+		setGuardHeader(w.Header(), judged.Hold)
+		list := slices.Clone(x.SelectFrom(judged.Instances))
 		if q.has("connect") && q.get("connect") != "false" {
 			list = nil // there is no mesh
 		}
