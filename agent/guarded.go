@@ -225,7 +225,7 @@ func (a *Agent) guardSelf() *consul.AgentGuard {
 	if a.guard == nil {
 		return &consul.AgentGuard{}
 	}
-	return &consul.AgentGuard{Enabled: true, Held: a.guard.Holds()}
+	return &consul.AgentGuard{Enabled: true, Watched: a.guard.Watched(), Held: a.guard.Holds()}
 }
 
 // guardUser takes the user events that are the guard's.

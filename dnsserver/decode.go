@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,7 +31,7 @@ type entryJSON struct {
 		Locality             *catalog.Locality
 		Weights              struct{ Passing, Warning int }
 	}
-	Checks []struct{ Status string }
+	Checks []struct{ CheckID, Status string }
 }
 
 // decodeService reads the answer of /v1/health/service/<name>.
@@ -48,6 +49,11 @@ func answerOf(list []entryJSON, index uint64) *Answer {
 		status := catalog.Passing
 		for _, c := range e.Checks {
 			status = worse(status, c.Status)
+		}
+		if slices.ContainsFunc(e.Checks, func(c struct{ CheckID, Status string }) bool {
+			return c.CheckID == catalog.NodeMaintenanceCheck || strings.HasPrefix(c.CheckID, catalog.ServiceMaintenancePrefix)
+		}) {
+			status = catalog.Maintenance // somebody wants it so, which the guard must know
 		}
 		a.Instances = append(a.Instances, &catalog.Instance{
 			Node: e.Node.record(),

@@ -250,6 +250,13 @@ func (g *Services) Holds() []Hold {
 	return out
 }
 
+// Watched is how many services have enough instances to be guarded.
+func (g *Services) Watched() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.sets)
+}
+
 // Guarded gives the keys of the services that are watched, with the index each was seen at: whoever feeds Judge looks here for those that the
 // catalog no longer has.
 func (g *Services) Guarded() map[string]uint64 {
@@ -269,8 +276,8 @@ func members(list []*catalog.Instance) []Member[*catalog.Instance] {
 	out := make([]Member[*catalog.Instance], len(list))
 	for i, in := range list {
 		out[i] = Member[*catalog.Instance]{Key: keyOf(in), Rank: rank(in.Status), Value: in}
-		if in.Status == catalog.Critical {
-			out[i].Asked = catalog.Aggregate(in.Checks) == catalog.Maintenance
+		if out[i].Rank == 0 {
+			out[i].Asked = in.Status == catalog.Maintenance || catalog.Aggregate(in.Checks) == catalog.Maintenance
 		}
 	}
 	return out

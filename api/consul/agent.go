@@ -83,6 +83,7 @@ type AgentSelf struct {
 // AgentGuard is the mass-removal guard of this agent.
 type AgentGuard struct {
 	Enabled bool
+	Watched int          // services with enough instances
 	Held    []guard.Hold // nil: every service is shown as it is
 }
 
