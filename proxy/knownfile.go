@@ -9,12 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"net/http"
 	"os"
 	"runtime/debug"
 	"slices"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 )
@@ -90,12 +92,7 @@ func (k *Known) openFile() {
 	log := k.cfg.Logger
 	db, list, err := loadKnown(k.cfg.File)
 	if err != nil && !errors.Is(err, bolterrors.ErrTimeout) {
-		aside := k.cfg.File + ".damaged"
-		log.Error("the file of last known answers is damaged: it is set aside and a new one is begun", "file", k.cfg.File, "aside", aside, "saved", len(list), "error", err)
-		if err := os.Rename(k.cfg.File, aside); err != nil {
-			log.Error("the damaged file cannot be set aside", "error", err)
-		}
-		db, _, err = loadKnown(k.cfg.File)
+		db, err = renewKnown(k.cfg.File, log, err, len(list))
 	}
 	// The newest in front, so that the oldest go first where the limits have become smaller.
 	slices.SortFunc(list, func(a, b *known) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.key, b.key)) })
@@ -114,6 +111,17 @@ func (k *Known) openFile() {
 		k.file.wake()
 	}
 	go k.file.run()
+}
+
+// renewKnown sets a damaged file aside and begins a new one.
+func renewKnown(file string, log hclog.Logger, why error, saved int) (*bbolt.DB, error) {
+	aside := file + ".damaged"
+	log.Error("the file of last known answers is damaged: it is set aside and a new one is begun", "file", file, "aside", aside, "saved", saved, "error", why)
+	if err := os.Rename(file, aside); err != nil {
+		return nil, err
+	}
+	db, _, err := loadKnown(file)
+	return db, err
 }
 
 // missing marks as dirty what the file does not hold: all of it, when the file is new.
@@ -208,8 +216,31 @@ func (f *knownFile) run() {
 		}
 		if err := f.flush(); err != nil {
 			f.k.cfg.Logger.Error("writing last known answers; they are kept in memory", "file", f.k.cfg.File, "error", err)
+			if errors.Is(err, errPanicked) {
+				f.renew(err)
+			}
 		}
 	}
+}
+
+var errPanicked = errors.New("file cannot be written")
+
+// renew begins a new file with all that is known, because the present one is damaged inside.
+func (f *knownFile) renew(why error) {
+	k := f.k
+	saved, _ := k.Size()
+	db, err := renewKnown(k.cfg.File, k.cfg.Logger, why, saved)
+	if err != nil {
+		k.cfg.Logger.Error("no new file of last known answers", "error", err)
+		return
+	}
+	f.db = db // the old one is not closed: it may be locked for ever
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for key := range k.entries {
+		k.dirty[key] = struct{}{}
+	}
+	f.wake()
 }
 
 // flush writes what has changed since the last one, in one transaction.
@@ -217,7 +248,7 @@ func (f *knownFile) flush() (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("file cannot be written: %v", p)
+			err = fmt.Errorf("%w: %v", errPanicked, p)
 		}
 	}()
 	k := f.k
@@ -234,6 +265,14 @@ func (f *knownFile) flush() (err error) {
 	if len(dirty) == 0 {
 		return nil
 	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		k.mu.Lock() // another time
+		defer k.mu.Unlock()
+		maps.Copy(k.dirty, dirty)
+	}()
 	return f.db.Update(func(tx *bbolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists([]byte(knownBucket))
 		if err != nil {

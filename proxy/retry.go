@@ -194,7 +194,8 @@ func (p *Proxy) do(a *asking) (*http.Response, string, error) {
 			ro.last = err
 			p.picker.bad(addr)
 		case gone:
-			if a.res == nil && p.picker.now().Sub(asked) >= silent {
+			hung := a.res == nil && !long(a.in) || errors.Is(ctx.Err(), context.DeadlineExceeded) // what waits may be silent
+			if hung && p.picker.now().Sub(asked) >= silent {
 				p.picker.bad(addr)
 			}
 			return nil, "", ctx.Err()
