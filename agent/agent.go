@@ -82,6 +82,7 @@ type Agent struct {
 	agentAPI  *consul.AgentAPI
 	etcd      *etcd.Dialect
 	dns       *dnsserver.Server
+	dnsView   *dnsserver.FollowSource          // what a proxy's DNS answers from
 	overHTTPS atomic.Pointer[dnsserver.Server] // the same, for a route that exists before it
 
 	handler      atomic.Pointer[api.Router]

@@ -49,8 +49,6 @@ var ignored = map[string]string{
 // to matter, but that change nothing yet. Each use is a Warning with the text.
 var idle = map[string]string{
 	"disable_keyring_file":             notYet,
-	"dns_config.allow_stale":           "accepted and unused: every server answers DNS from its own tree",
-	"dns_config.max_stale":             "accepted and unused: the last known answer has no limit of age",
 	"encrypt_verify_incoming":          "accepted and unused: with a key, plain gossip is always refused",
 	"encrypt_verify_outgoing":          "accepted and unused: with a key, gossip is always encrypted",
 	"limits.https_handshake_timeout":   "accepted and unused: the limit of a request's header covers the handshake",

@@ -32,6 +32,9 @@ func (a *Agent) dnsConfig(cfg *Config) dnsserver.Config {
 	if d.Locality = cfg.Locality; d.Locality == nil {
 		d.Locality = &catalog.Locality{Region: cfg.NodeMeta["region"], Zone: cfg.NodeMeta["zone"]}
 	}
+	if d.MaxStale = cfg.DNS.MaxStale; !cfg.DNS.AllowStale || d.MaxStale == 0 {
+		d.MaxStale = 1 // as little as there is
+	}
 	d.Logger, d.Metrics = a.log.Named("dns"), a.metrics
 	return d
 }
@@ -53,15 +56,16 @@ func (a *Agent) startDNS() error {
 		})
 		tree.SortNear(a.consul.SortNear)
 		tree.Guard(a.guard)
-		src, conf.Places = tree, tree.Place
+		src, conf.Places, conf.Age = tree, tree.Place, a.raft.LastContact
 	} else {
 		follow, err := dnsserver.NewFollowSource(dnsserver.FollowConfig{Fetch: a.fetch, Guard: a.guard, Doubt: a.cfg.Guard.Hold, Logger: a.log.Named("dns")})
 		if err != nil {
 			return err
 		}
+		follow.SetMaxStale(conf.MaxStale)
 		a.views.Kept(servicePath, func(path string, body []byte, index uint64) { follow.Remember(path, body, index) })
 		a.onStop("DNS view", func(context.Context) error { follow.Close(); return nil })
-		src = follow
+		src, a.dnsView = follow, follow
 	}
 	if list := a.cfg.DNSTLSListeners(); len(list) > 0 {
 		var err error

@@ -180,7 +180,11 @@ func (a *Agent) Reload() error {
 		a.log.Warn("configuration", "warning", w.String())
 	}
 	if a.dns != nil {
-		if err := a.dns.Reload(a.dnsConfig(&cfg)); err != nil {
+		conf := a.dnsConfig(&cfg)
+		if a.dnsView != nil {
+			a.dnsView.SetMaxStale(conf.MaxStale)
+		}
+		if err := a.dns.Reload(conf); err != nil {
 			return fmt.Errorf("DNS: %w", err)
 		}
 	}

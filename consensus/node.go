@@ -266,7 +266,7 @@ func (n *Node) Status() Status {
 	s := Status{
 		ID: n.cfg.ID, Addr: n.cfg.Addr, State: n.raft.State().String(), LeaderID: id, LeaderAddr: addr, ClusterID: n.ClusterID(),
 		Term: n.raft.CurrentTerm(), LastIndex: n.raft.LastIndex(), CommitIndex: n.raft.CommitIndex(), AppliedIndex: n.raft.AppliedIndex(),
-		LastContact: n.lastContact(),
+		LastContact: n.LastContact(),
 	}
 	if l := n.lead.Load(); l != nil {
 		s.Ready = l.isReady()
@@ -276,7 +276,8 @@ func (n *Node) Status() Status {
 	return s
 }
 
-func (n *Node) lastContact() time.Duration {
+// LastContact is how long ago this server last heard of the leader: 0 on the leader, negative when it never did.
+func (n *Node) LastContact() time.Duration {
 	if n.IsLeader() {
 		return 0
 	}

@@ -14,7 +14,7 @@ import (
 func (n *Node) Read(ctx context.Context, c Consistency) (*kv.Snap, ReadMeta, error) {
 	if c == Stale {
 		id, _ := n.Leader()
-		return n.tree.Snap(), ReadMeta{KnownLeader: id != "", LastContact: n.lastContact()}, nil
+		return n.tree.Snap(), ReadMeta{KnownLeader: id != "", LastContact: n.LastContact()}, nil
 	}
 	l, err := n.leading(ctx)
 	if err != nil {

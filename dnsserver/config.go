@@ -18,7 +18,7 @@ import (
 )
 
 // Config of a Server. Start from DefaultConfig: several zero values mean something other than the default.
-// Reload takes everything except Addrs, TLSAddrs, TLS, Domain, AltDomain, Datacenter, Places, Logger, Metrics and the limits of listeners.
+// Reload takes everything except Addrs, TLSAddrs, TLS, Domain, AltDomain, Datacenter, Places, Age, Logger, Metrics and the limits of listeners.
 type Config struct {
 	Addrs      []string    // host:port, each served over UDP and TCP
 	TLSAddrs   []string    // host:port, each served over TLS (RFC 7858)
@@ -43,6 +43,11 @@ type Config struct {
 	// asker stands where Places (in lower case) says its address is, or where this machine does.
 	Locality *catalog.Locality
 	Places   func(asker netip.Addr) (catalog.Locality, bool)
+
+	// Age is how long ago the cluster confirmed what the Source knows, negative when it never did; nil: the Source says
+	// itself what is stale. Answers older than MaxStale are not given; less than 5 s count as 5 s, 0 is no limit.
+	Age      func() time.Duration
+	MaxStale time.Duration
 
 	Recursors       []string      // IP[:port] of resolvers for names outside the zones; none: REFUSED
 	RandomRecursor  bool          // ask them in random order, not in the one given
@@ -101,6 +106,9 @@ func newSettings(c Config) (*settings, error) {
 	if c.UDPAnswerLimit < 0 || c.ClientRate < 0 || c.ARecordLimit < 0 || c.MaxInflight < 0 || c.MaxConns < 0 || c.MaxConnsClient < 0 {
 		return nil, errors.New("dns: limits must not be negative")
 	}
+	if c.MaxStale > 0 {
+		c.MaxStale = max(c.MaxStale, unconfirmed)
+	}
 	if len(c.TLSAddrs) > 0 && c.TLS == nil {
 		return nil, errors.New("dns: addresses for TLS are given, and no certificate")
 	}
@@ -132,6 +140,18 @@ func newSettings(c Config) (*settings, error) {
 	st.here = placeOf(c.Locality, nil)
 	st.recursors, err = recursorAddrs(c.Recursors, c.Addrs)
 	return st, err
+}
+
+// unconfirmed is from which age on answers are called stale. An election takes less.
+const unconfirmed = 5 * time.Second
+
+// age says whether what the Source knows has not been confirmed for a while, and whether for too long.
+func (st *settings) age() (stale, tooOld bool) {
+	if st.Age == nil {
+		return false, false
+	}
+	age := st.Age()
+	return age < 0 || age > unconfirmed, st.MaxStale > 0 && (age < 0 || age > st.MaxStale)
 }
 
 // place is where the asker at addr stands.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -178,4 +179,47 @@ func TestFloodOfOneClientIsCounted(t *testing.T) {
 	if n := s.counters.limited.Load(); n != 4 {
 		t.Errorf("%d questions were over the limit, want 4", n)
 	}
+}
+
+// A server that has not heard of the cluster for a while says so, and when that has been too long it says nothing.
+func TestAgeOfAnswers(t *testing.T) {
+	var age atomic.Int64
+	c := contractConfig()
+	c.Age, c.MaxStale = func() time.Duration { return time.Duration(age.Load()) }, 20*time.Second
+	s := start(t, c, NewTreeSource(contractWorld(t).tree.Snap))
+	questions := map[string]uint16{"web.service.consul.": dns.TypeSRV, "web1.node.consul.": dns.TypeA, "no.service.consul.": dns.TypeA, "1.0.0.10.in-addr.arpa.": dns.TypePTR, "consul.": dns.TypeNS}
+	check := func(old time.Duration, want *uint16, failed bool) {
+		t.Helper()
+		age.Store(int64(old))
+		for name, qtype := range questions {
+			for range 2 {
+				r := exchange(t, s, "udp", withOptions(qtype, name))
+				e := option[*dns.EDNS0_EDE](r)
+				if (e == nil) != (want == nil) || e != nil && e.InfoCode != *want || (r.Rcode == dns.RcodeServerFailure) != failed || failed && len(r.Answer)+len(r.Ns) > 0 {
+					t.Errorf("%v old: %v", old, r)
+				}
+			}
+		}
+		if r := ask(t, s, "udp", "0a000001.addr.consul.", dns.TypeA, 0); len(r.Answer) != 1 {
+			t.Errorf("a pure computation needs no cluster: %v", r)
+		}
+	}
+	stale, none := dns.ExtendedErrorCodeStaleAnswer, dns.ExtendedErrorCodeNoReachableAuthority
+	check(0, nil, false)
+	check(4*time.Second, nil, false)
+	check(6*time.Second, &stale, false)
+	check(21*time.Second, &none, true)
+	check(-1, &none, true)
+	check(time.Second, nil, false)
+	c.MaxStale = time.Second // counts as five
+	if err := s.Reload(c); err != nil {
+		t.Fatal(err)
+	}
+	check(4*time.Second, nil, false)
+	check(6*time.Second, &none, true)
+	c.MaxStale = 0
+	if err := s.Reload(c); err != nil {
+		t.Fatal(err)
+	}
+	check(time.Hour, &stale, false)
 }

@@ -55,7 +55,7 @@ const (
 
 // FollowSource answers on an agent that holds no data. Each name in use is followed by a blocking query, so that a
 // question about it never waits for the network. When the cluster cannot be reached, what was known last is
-// answered, marked stale, without limit of time.
+// answered, marked stale, without limit of time but that of SetMaxStale.
 type FollowSource struct {
 	cfg    FollowConfig
 	log    hclog.Logger
@@ -66,6 +66,7 @@ type FollowSource struct {
 	newcomers *rate.Limiter // see strangers.go
 	down      atomic.Bool   // the last question to the cluster failed
 	judged    atomic.Uint64 // counts the states that were given to the guard, see guarded.go
+	maxStale  atomic.Int64  // see SetMaxStale
 
 	mu    sync.RWMutex
 	items map[string]*item
@@ -130,7 +131,8 @@ type value struct {
 	names   map[string]bool // of a list of all names
 	missing bool            // nothing is there
 	stale   bool
-	judged  *judged // nil: answer is what the cluster said
+	judged  *judged   // nil: answer is what the cluster said
+	since   time.Time // when it became stale
 }
 
 // ErrMissing is what a Fetch returns when the cluster says that there is no such thing.
@@ -255,8 +257,8 @@ func (f *FollowSource) get(ctx context.Context, key string) (*value, error) {
 	}
 	it.used.Store(time.Now().UnixNano())
 	if it.live.Load() {
-		if v := it.now.Load(); v != nil {
-			return f.current(it, v), nil
+		if it.now.Load() != nil {
+			return f.known(it)
 		}
 	}
 	first := f.run(it)
@@ -279,11 +281,25 @@ func (f *FollowSource) get(ctx context.Context, key string) (*value, error) {
 	return f.known(it)
 }
 
+// known is the answer if there is one that may be given.
 func (f *FollowSource) known(it *item) (*value, error) {
-	if v := it.now.Load(); v != nil {
-		return f.current(it, v), nil
+	v := it.now.Load()
+	if v == nil {
+		return nil, ErrUnreachable
 	}
-	return nil, ErrUnreachable
+	if most := f.maxStale.Load(); v.stale && most > 0 && time.Since(v.since) > time.Duration(most) {
+		return nil, ErrUnreachable
+	}
+	return f.current(it, v), nil
+}
+
+// SetMaxStale bounds how long what was known last is answered while the cluster cannot be reached, as
+// Config.MaxStale does. Without it there is no limit.
+func (f *FollowSource) SetMaxStale(d time.Duration) {
+	if d > 0 {
+		d = max(d, unconfirmed)
+	}
+	f.maxStale.Store(int64(d))
 }
 
 // add enters an item, in place of another if there are too many, and returns the one that counts.
@@ -472,7 +488,7 @@ func (it *item) goStale() {
 // old is v as it was known last.
 func (v *value) old() *value {
 	old := *v
-	old.stale = true
+	old.stale, old.since = true, time.Now()
 	if old.answer != nil {
 		a := *old.answer
 		a.Stale = true

@@ -488,3 +488,35 @@ func TestKnownAnswersDoNotWaitForADeadCluster(t *testing.T) {
 		}
 	})
 }
+
+// What was known last is answered for as long as it may be.
+func TestMaxStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		c.set(webPath, "["+instance("n1", "10.0.0.1", "passing")+"]")
+		f := newFollower(t, c, 0)
+		defer f.Close()
+		f.SetMaxStale(time.Minute)
+		addrs(t, f)
+		synctest.Wait()
+		c.fail(true)
+		time.Sleep(50 * time.Second)
+		if got := addrs(t, f); got != "10.0.0.1 stale" {
+			t.Errorf("within the limit: %s", got)
+		}
+		time.Sleep(11 * time.Second)
+		if _, err := f.Service(t.Context(), "web"); !errors.Is(err, ErrUnreachable) {
+			t.Errorf("beyond the limit: %v", err)
+		}
+		f.SetMaxStale(0)
+		if got := addrs(t, f); got != "10.0.0.1 stale" {
+			t.Errorf("without a limit: %s", got)
+		}
+		c.fail(false)
+		time.Sleep(2 * retryMost)
+		f.SetMaxStale(1)
+		if got := addrs(t, f); got != "10.0.0.1" {
+			t.Errorf("servers are back: %s", got)
+		}
+	})
+}

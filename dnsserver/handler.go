@@ -111,6 +111,9 @@ func (h handler) fast(w dns.ResponseWriter, req *dns.Msg, opts options, st *sett
 	if err != nil || a != set.answer {
 		return false
 	}
+	if stale, _ := st.age(); stale {
+		return false
+	}
 	return h.writeSet(w, req, opts, st, set)
 }
 
@@ -144,13 +147,16 @@ func (h handler) slow(w dns.ResponseWriter, req *dns.Msg, opts options, st *sett
 	l.forward = func(ctx context.Context, host string) []dns.RR { return s.foreign(ctx, st, host) }
 	var rep *reply
 	var err error
+	stale, tooOld := st.age()
 	switch q.kind {
 	case kindForeign:
 		h.recurse(ctx, w, req, opts, st)
 		return
 	case kindPTR:
 		found := false
-		if q.addr.IsValid() && (l.qtype == dns.TypePTR || l.qtype == dns.TypeANY) {
+		if tooOld {
+			err = ErrUnreachable
+		} else if q.addr.IsValid() && (l.qtype == dns.TypePTR || l.qtype == dns.TypeANY) {
 			rep, found, err = l.reverse(ctx, q)
 		}
 		if err == nil && !found {
@@ -161,7 +167,14 @@ func (h handler) slow(w dns.ResponseWriter, req *dns.Msg, opts options, st *sett
 			rep = l.missing(q.domain)
 		}
 	default:
+		if tooOld && q.kind != kindAddr {
+			err = ErrUnreachable
+			break
+		}
 		rep, err = l.run(ctx, q)
+	}
+	if err == nil && stale && q.kind != kindAddr {
+		rep.stale, rep.set = true, nil
 	}
 	if err != nil {
 		s.counters.failed.Add(1)
@@ -185,13 +198,16 @@ func (h handler) reply(w dns.ResponseWriter, req *dns.Msg, opts options, st *set
 			}
 		}
 	}
-	m := h.s.response(req, st, rep.rcode)
-	m.Authoritative = true
-	lim := limitsFor(st, req, h.tcp)
 	if rep.stale {
 		h.s.counters.stale.Add(1)
 		opts.fail(dns.ExtendedErrorCodeStaleAnswer)
 	}
+	if h.negative(w, req, opts, st, q, rep) {
+		return
+	}
+	m := h.s.response(req, st, rep.rcode)
+	m.Authoritative = true
+	lim := limitsFor(st, req, h.tcp)
 	opt := opts.record()
 	if opt != nil {
 		lim.bytes -= dns.Len(opt)

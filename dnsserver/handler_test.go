@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"fmt"
 	"net"
 	"testing"
 	"time"
@@ -94,7 +95,6 @@ func FuzzPacket(f *testing.F) {
 // allowed is the size in bytes that the answer to req may have: a refusal is the question, an OPT record if there was
 // one, and nothing else; an answer has the size that the client takes, or a single record.
 func allowed(req, resp *dns.Msg, tcp bool) int {
-	const header = 12
 	opt, size := 0, minUDP
 	if o := req.IsEdns0(); o != nil {
 		const cookie, extended = 4 + clientCookie + serverCookie, 6
@@ -194,6 +194,27 @@ func BenchmarkAnswer(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// BenchmarkMissing is the same for names that do not exist, each another.
+func BenchmarkMissing(b *testing.B) {
+	w := newWorld(b)
+	w.bulk("three", 3)
+	s, err := New(contractConfig(), NewTreeSource(w.tree.Snap))
+	if err != nil {
+		b.Fatal(err)
+	}
+	reqs := make([]*dns.Msg, 1000)
+	for i := range reqs {
+		reqs[i] = new(dns.Msg)
+		reqs[i].SetQuestion(fmt.Sprintf("no%d.service.consul.", i), dns.TypeA)
+		reqs[i].SetEdns0(4096, false)
+	}
+	var out writer
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		handler{s, false}.ServeDNS(&out, reqs[i%len(reqs)])
 	}
 }
 

@@ -44,6 +44,7 @@ type Server struct {
 	cookies   cookieSecret
 	clients   *clients
 	inflight  atomic.Int64
+	buffers   sync.Pool // of *[]byte, for answers without records
 	recursing chan struct{}
 
 	ctx    context.Context // ends with Close
@@ -69,6 +70,7 @@ func New(c Config, src Source) (*Server, error) {
 	if s.log == nil {
 		s.log = hclog.NewNullLogger()
 	}
+	s.buffers.New = func() any { b := make([]byte, 0, 512); return &b }
 	s.settings.Store(st)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
@@ -80,7 +82,7 @@ func (s *Server) Reload(c Config) error {
 	c.Addrs, c.TLSAddrs, c.TLS = old.Addrs, old.TLSAddrs, old.TLS
 	c.Domain, c.AltDomain, c.Datacenter = old.Domain, old.AltDomain, old.Datacenter
 	c.MaxInflight, c.MaxConns, c.MaxConnsClient = old.MaxInflight, old.MaxConns, old.MaxConnsClient
-	c.Logger, c.Metrics, c.Places = old.Logger, old.Metrics, old.Places
+	c.Logger, c.Metrics, c.Places, c.Age = old.Logger, old.Metrics, old.Places, old.Age
 	st, err := newSettings(c)
 	if err != nil {
 		return err

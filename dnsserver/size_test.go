@@ -159,16 +159,20 @@ func TestPackedAnswersEqualComposedOnes(t *testing.T) {
 	c := contractConfig()
 	c.DisableCompression = true
 	composed := start(t, c, src)
-	for _, name := range []string{"web", "bulk", "many", "t.many", "six", "_many._t", "db-a"} {
-		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeSRV, dns.TypeANY, dns.TypeTXT} {
+	for _, name := range []string{"web", "bulk", "many", "t.many", "six", "_many._t", "db-a", "nobody", strings.Repeat("a", 63)} {
+		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeSRV, dns.TypeANY, dns.TypeTXT, dns.TypeMX} {
 			for range 3 {
 				q := name + ".sErvice.alt.TEST."
 				a, b := ask(t, packed, "tcp", q, qtype, 0), ask(t, composed, "tcp", q, qtype, 0)
-				if !slices.Equal(text(a.Answer), text(b.Answer)) || !slices.Equal(text(a.Extra), text(b.Extra)) || a.MsgHdr.String() == "" {
+				if !slices.Equal(text(a.Answer), text(b.Answer)) || !slices.Equal(text(a.Ns), text(b.Ns)) || !slices.Equal(text(a.Extra), text(b.Extra)) {
 					t.Errorf("%s %s\npacked   %v\ncomposed %v", q, dns.TypeToString[qtype], a, b)
 				}
 			}
 		}
+	}
+	a, b := ask(t, packed, "tcp", "nobody.Service.alt.TEST.", dns.TypeA, 0), ask(t, composed, "tcp", "nobody.Service.alt.TEST.", dns.TypeA, 0)
+	if a.Id, b.Id = 0, 0; a.MsgHdr != b.MsgHdr || a.Question[0] != b.Question[0] {
+		t.Errorf("packed %v\ncomposed %v", a.MsgHdr, b.MsgHdr)
 	}
 	if len(packed.settings.Load().cache.sets) == 0 || len(composed.settings.Load().cache.sets) != 0 {
 		t.Error("the two servers went the same way")

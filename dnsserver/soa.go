@@ -8,6 +8,12 @@ import (
 	"github.com/miekg/dns"
 )
 
+// The labels before the zone's name in an SOA record: the server's name and the mailbox.
+const (
+	soaHost = "ns"
+	soaMail = "hostmaster"
+)
+
 // maxNS is how many servers are named in NS records.
 const maxNS = 3
 
@@ -15,7 +21,7 @@ const maxNS = 3
 func (st *settings) soa(zone string) *dns.SOA {
 	return &dns.SOA{
 		Hdr: header(zone, dns.TypeSOA, st.SOA.MinTTL),
-		Ns:  "ns." + zone, Mbox: "hostmaster." + zone, Serial: uint32(time.Now().Unix()),
+		Ns:  soaHost + "." + zone, Mbox: soaMail + "." + zone, Serial: uint32(time.Now().Unix()),
 		Refresh: st.SOA.Refresh, Retry: st.SOA.Retry, Expire: st.SOA.Expire, Minttl: st.SOA.MinTTL,
 	}
 }
