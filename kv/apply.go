@@ -3,6 +3,7 @@ package kv
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -319,14 +320,33 @@ func (t *Tree) opRefresh(op *Op, r *OpResult) *failed {
 
 // opCreateInOrder makes <Path>/<20 digits of the new index>.
 func (t *Tree) opCreateInOrder(op *Op, r *OpResult) *failed {
-	if p, code, at := resolve(t.root, op.Path); code == NotDir || code == OK && p.HasValue() && p.kids == nil {
+	p, code, at := resolve(t.root, op.Path)
+	if code == NotDir || code == OK && p.HasValue() && p.kids == nil {
 		return t.fail(NotDir, at)
 	}
-	path := fmt.Sprintf("%s/%020d", op.Path, t.index+1)
+	number := t.index + 1
+	if code == OK {
+		number = max(number, lastInOrder(p)+1)
+	}
+	path := fmt.Sprintf("%s/%020d", op.Path, number)
 	if t.root.find(path) != nil {
 		return t.fail(Exists, path)
 	}
 	return t.opSet(op, path, r)
+}
+
+// lastInOrder is the highest number among the children of e that are named like keys created in order. It is above the
+// index of the tree when they were copied from another one; new ones must come after them nevertheless.
+func lastInOrder(e *Entry) uint64 {
+	last := e.kids.last("1") // no index has 20 digits with anything but a zero in front
+	if last == nil || len(last.name) != 20 {
+		return 0
+	}
+	n, err := strconv.ParseUint(last.name, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // derive lets the Deriver follow the changes of the Txn.

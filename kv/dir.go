@@ -62,6 +62,25 @@ func (d *dir) get(name string) *Entry {
 	return nil
 }
 
+// last is the greatest child with a name < below, nil if there is none.
+func (d *dir) last(below string) *Entry {
+	if d == nil {
+		return nil
+	}
+	if d.in != nil {
+		for i := d.in.find(below); i >= 0; i-- {
+			if e := d.in.kids[i].last(below); e != nil {
+				return e
+			}
+		}
+		return nil
+	}
+	if i, _ := search(d.ents, below); i > 0 {
+		return d.ents[i-1]
+	}
+	return nil
+}
+
 // ascend calls f for each child with name >= from in ascending order until f returns false.
 func (d *dir) ascend(from string, f func(*Entry) bool) bool {
 	if d == nil {

@@ -95,7 +95,7 @@ const (
 	OpDelete                          // remove the entry at Path; children stay (flat). Absent: no change
 	OpDeleteTree                      // remove Path and everything below it, as one Event
 	OpDeletePrefix                    // remove every entry whose path begins with the string Path, one Event each
-	OpCreateInOrder                   // create <Path>/<20-digit index>; the Event carries the name
+	OpCreateInOrder                   // create <Path>/<20-digit index>, or one above the highest such name there is; the Event carries the name
 	OpRefresh                         // change Expires only, keep the value, wake nobody
 	OpAcquire                         // write value and flags and make Owner the owner (session entry at OwnerPath must exist). Held by other: NotOwner
 	OpRelease                         // write value and flags and clear the owner. Held by other or nobody: NotOwner

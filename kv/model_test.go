@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"sort"
+	"strconv"
 	"strings"
 
 	"github.com/musterhq/muster/kv"
@@ -309,7 +310,16 @@ func (m *model) op(o kv.Op) (kv.Code, string) {
 		if code, at := m.resolve(p); code == kv.NotDir || code == kv.OK && m.nodes[p].has && !m.kids(p) {
 			return kv.NotDir, at
 		}
-		p = fmt.Sprintf("%s/%020d", p, m.index+1)
+		number, last := m.index+1, ""
+		for q := range m.nodes {
+			if name, ok := strings.CutPrefix(q, p+"/"); ok && !strings.Contains(name, "/") && name < "1" {
+				last = max(last, name)
+			}
+		}
+		if n, err := strconv.ParseUint(last, 10, 64); err == nil && len(last) == 20 {
+			number = max(number, n+1)
+		}
+		p = fmt.Sprintf("%s/%020d", p, number)
 		if _, ok := m.nodes[p]; ok {
 			return kv.Exists, p
 		}
