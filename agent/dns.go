@@ -49,8 +49,8 @@ func (a *Agent) startDNS() error {
 	conf := a.dnsConfig(&a.cfg)
 	if a.tree != nil {
 		tree := dnsserver.NewTreeSource(func() *kv.Snap {
-			if !a.raft.HasState() {
-				return nil // a server that never was in a cluster knows nothing
+			if !a.raft.CaughtUp() {
+				return nil // a server that comes new knows nothing, or not everything
 			}
 			return a.tree.Snap()
 		})

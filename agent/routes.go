@@ -113,7 +113,7 @@ func (a *Agent) clustered(row api.Route) api.Route {
 		}
 		switch {
 		case row.TargetOf(r) == api.Any:
-			if a.behind(r) {
+			if !a.raft.CaughtUp() || a.behind(r) {
 				a.forward(w, r, &row, proxy.Leader)
 				return
 			}

@@ -353,3 +353,55 @@ func TestOpenErrors(t *testing.T) {
 		t.Fatal("a file was taken for a data directory")
 	}
 }
+
+// A server that was restarted shows what it had, also when nobody leads who could say what is committed.
+func TestRestartedServerShowsWhatItHad(t *testing.T) {
+	c := newCluster(t, 3, onDisk, tuned(func(c *consensus.Config) { c.SnapshotThreshold, c.TrailingLogs = 200, 20 }))
+	for i := range 250 {
+		c.write(fmt.Sprintf("k%d", i), "v")
+	}
+	if err := c.leader().Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	c.write("late", "v")
+	c.converge()
+	index := c.leader().tree.Snap().Index()
+	m := c.members[0]
+	for _, o := range c.members {
+		c.stop(o)
+	}
+	again := c.restart(m, m.cfg.Dir)
+	if !again.CaughtUp() || again.tree.Snap().Index() != index || value(again.tree.Snap(), "late") != "v" {
+		t.Fatalf("alone after a restart the server shows index %d, it had %d; caught up: %v", again.tree.Snap().Index(), index, again.CaughtUp())
+	}
+	for _, o := range c.members[1:] {
+		c.restart(o, o.cfg.Dir)
+	}
+	c.write("again", "v")
+	c.converge()
+	c.checkAcked(map[string]string{"late": "v", "k7": "v", "again": "v"})
+}
+
+// A server that comes new says that it is not fit to be shown until it has what was there before it.
+func TestNewServerIsNotShownTooEarly(t *testing.T) {
+	c := newCluster(t, 1)
+	for i := range 50 {
+		c.write(fmt.Sprintf("k%d", i), "v")
+	}
+	fresh := c.start("fresh", "127.0.0.1:0", "")
+	defer c.stop(fresh)
+	if fresh.CaughtUp() {
+		t.Fatal("a server without data says that it has caught up")
+	}
+	index := c.leader().tree.Snap().Index()
+	if err := c.leader().AddNonvoter(ctxFor(t, 5*time.Second), fresh.cfg.ID, fresh.cfg.Addr); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 10*time.Second, "the new server to catch up", func() bool {
+		up := fresh.CaughtUp()
+		if got := fresh.tree.Snap().Index(); up && got < index {
+			t.Fatalf("caught up at index %d of %d", got, index)
+		}
+		return up
+	})
+}

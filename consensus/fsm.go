@@ -23,6 +23,9 @@ type fsm struct {
 	// persisted is called with the size of each snapshot written.
 	persisted func(bytes int64)
 
+	// skip is the newest entry that is in the tree before raft comes to it (preload.go), seen the newest that raft has passed on.
+	skip, seen uint64
+
 	lastDeadline atomic.Int64
 	txns         []kv.Txn // reused between batches
 	at           []int    // position in the batch of each of txns
@@ -35,7 +38,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	responses := make([]any, len(logs))
 	f.txns, f.at = f.txns[:0], f.at[:0]
 	for i, l := range logs {
-		if l.Type != raft.LogCommand {
+		if f.seen = l.Index; l.Type != raft.LogCommand || f.skip > 0 && l.Index <= f.skip {
 			continue
 		}
 		t, err := kv.UnmarshalTxn(l.Data)
@@ -81,6 +84,9 @@ func (f *fsm) noteDeadline() {
 
 // Snapshot captures the present root; writing it out happens beside further Applies.
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	if f.seen < f.skip {
+		return nil, errReplaying
+	}
 	return &fsmSnapshot{snap: f.tree.Snap(), persisted: f.persisted}, nil
 }
 
@@ -89,6 +95,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	if err := f.tree.Restore(r); err != nil {
 		return fmt.Errorf("consensus: restore snapshot: %w", err)
 	}
+	f.skip = 0
 	f.clock.applied(f.tree.LastNow())
 	f.noteDeadline()
 	return nil

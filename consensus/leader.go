@@ -85,6 +85,7 @@ func (n *Node) begin(l *leadership) {
 	if !n.extend(l.ctx, n.outage) {
 		return
 	}
+	n.progress.known.Store(true)
 	close(l.ready)
 	n.log.Info("leading the cluster", "term", l.term)
 	n.change.wake()

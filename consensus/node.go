@@ -28,6 +28,7 @@ type Node struct {
 	acks     *acks
 	figures  figures
 	given    abdication
+	progress progress
 	full     atomic.Bool // an append found no room on the disk
 	clock    clusterClock
 
@@ -122,7 +123,7 @@ func (n *Node) startRaft() error {
 	if n.cfg.Resolve != nil {
 		tc.ServerAddressProvider = resolver(n.cfg.Resolve)
 	}
-	n.trans = newTransport(raft.NewNetworkTransportWithConfig(tc), n.acks, &n.figures, &n.given)
+	n.trans = newTransport(raft.NewNetworkTransportWithConfig(tc), n.acks, &n.figures, &n.given, &n.progress)
 	n.trans.heartbeat = n.clock.heartbeat
 	started := make(chan struct{})
 	n.trans.term = func() uint64 { <-started; return n.raft.CurrentTerm() }
@@ -135,6 +136,12 @@ func (n *Node) startRaft() error {
 	logs = &watchedLog{LogStore: logs, limit: n.cfg.Timing.stallAfter(), late: func(over <-chan struct{}) { <-started; n.late(over) }, ended: n.appended}
 	machine := &fsm{tree: n.tree, log: n.log, clock: &n.clock, deadlineChanged: func() { poke(n.deadline) }, persisted: n.persisted}
 	var err error
+	if n.cfg.Dir != "" {
+		if err = n.preload(machine); err != nil {
+			_ = n.trans.Close()
+			return err
+		}
+	}
 	n.raft, err = raft.NewRaft(c, machine, logs, n.stores.stable, n.stores.snaps, n.trans)
 	if err != nil {
 		_ = n.trans.Close()

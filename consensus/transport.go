@@ -60,6 +60,7 @@ type transport struct {
 	acks      *acks
 	figures   *figures
 	given     *abdication
+	progress  *progress
 	heartbeat func() // a leader of the current term was heard
 	term      func() uint64
 	rpcs      chan raft.RPC
@@ -67,8 +68,8 @@ type transport struct {
 	once      sync.Once
 }
 
-func newTransport(inner *raft.NetworkTransport, a *acks, g *figures, given *abdication) *transport {
-	t := &transport{NetworkTransport: inner, acks: a, figures: g, given: given, rpcs: make(chan raft.RPC), closed: make(chan struct{})}
+func newTransport(inner *raft.NetworkTransport, a *acks, g *figures, given *abdication, p *progress) *transport {
+	t := &transport{NetworkTransport: inner, acks: a, figures: g, given: given, progress: p, rpcs: make(chan raft.RPC), closed: make(chan struct{})}
 	go t.forward()
 	return t
 }
@@ -81,6 +82,7 @@ func (t *transport) forward() {
 			if r, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
 				t.figures.append(&t.figures.received, r)
 				t.given.hear(r)
+				t.progress.heard(r)
 			}
 			select {
 			case t.rpcs <- rpc:

@@ -32,19 +32,6 @@ func agentsOf(hosts ...*host) []drill.Agent {
 // last waits for a duration that is part of a drill, such as how long a pause is.
 func last(d time.Duration) { <-time.After(d) }
 
-// raftTerm is the term that a server is in, 0 when it does not answer.
-func raftTerm(h *host) int {
-	var self struct{ Stats map[string]map[string]string }
-	if !h.get("/v1/agent/self", &self) {
-		return 0
-	}
-	n, err := strconv.Atoi(self.Stats["raft"]["term"])
-	if err != nil {
-		return 0
-	}
-	return n
-}
-
 func (c *cluster) others(than *host) []*host {
 	var out []*host
 	for _, s := range c.servers {
