@@ -135,6 +135,7 @@ and answers by DNS and HTTP. Start with:
 	root.AddCommand(sharedCommands(c)...)
 	root.AddCommand(kvCommand(c), memberCommand(c), clusterHealthCommand(c), servicesCommand(c), nodesCommand(c), healthCommand(c), whyCommand(c))
 	root.AddCommand(backupCommand(c), recoverCommand(), guardCommand(c))
+	root.AddCommand(migrateCommand(c))
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
 	return root
 }

@@ -96,7 +96,8 @@ var imports = []struct {
 	{"internal/version", nil, "a leaf"},
 	{"internal/child", nil, "a leaf"},
 	{"internal/watch", []string{"internal/child"}, "a watch is a client: it talks HTTP and knows nothing else of the agent"},
-	{"cmd/muster", []string{"agent", "archive", "internal/child", "internal/version", "internal/watch"}, "commands talk HTTP; only the agent command starts an agent"},
+	{"cmd/muster", []string{"agent", "archive", "internal/child", "internal/migrate", "internal/version", "internal/watch"}, "commands talk HTTP; only the agent command starts an agent"},
+	{"internal/migrate", nil, "a client of two clusters, by their interface alone"},
 }
 
 func TestImportDirections(t *testing.T) {
