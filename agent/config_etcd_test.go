@@ -164,11 +164,11 @@ func TestEtcdRefusals(t *testing.T) {
 			t.Errorf("%v: %v, want %q", args, err, want)
 		}
 	}
-	_, warns, err := loadEtcd(t, []string{"ETCD_NONSENSE=1", "ETCD_WAL_DIR=/w", "ETCD_FORCE_NEW_CLUSTER=perhaps"})
+	_, _, err := loadEtcd(t, []string{"ETCD_NONSENSE=1", "ETCD_WAL_DIR=/w", "ETCD_FORCE_NEW_CLUSTER=perhaps"})
 	if err == nil || errors.Is(err, os.ErrNotExist) {
 		t.Errorf("force-new-cluster=perhaps: %v", err)
 	}
-	_, warns, err = loadEtcd(t, []string{"ETCD_NONSENSE=1", "ETCD_WAL_DIR=/w", "ETCD_ENABLE_V2=true"})
+	_, warns, err := loadEtcd(t, []string{"ETCD_NONSENSE=1", "ETCD_WAL_DIR=/w", "ETCD_ENABLE_V2=true"})
 	if err != nil || len(warns) != 2 || warns[0].Key != "ETCD_NONSENSE" || warns[1].Key != "wal-dir" {
 		t.Errorf("warnings %v, %v", warns, err)
 	}

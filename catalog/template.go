@@ -26,13 +26,13 @@ func newTemplate(q *Query) (*template, error) {
 		return nil, nil
 	}
 	if q.Template.Type != TemplateByPrefix {
-		return nil, fmt.Errorf("Bad Template.Type '%s'", q.Template.Type) //nolint:staticcheck // the contract's text
+		return nil, &InputError{fmt.Sprintf("Bad Template.Type '%s'", q.Template.Type)}
 	}
 	t := &template{}
 	if q.Template.Regexp != "" {
 		var err error
 		if t.re, err = regexp.Compile(q.Template.Regexp); err != nil {
-			return nil, fmt.Errorf("Bad Regexp: %w", err) //nolint:staticcheck // the contract's text
+			return nil, &InputError{"Bad Regexp: " + err.Error()}
 		}
 	}
 	var bad error
@@ -126,8 +126,9 @@ func (t *template) value(expr, name, prefix string) (string, error) {
 	case "agent.segment":
 		return "", nil
 	}
-	arg, ok := strings.CutPrefix(expr, "match(")
-	if arg, ok = strings.CutSuffix(arg, ")"); !ok || !strings.HasPrefix(expr, "match(") {
+	arg, begins := strings.CutPrefix(expr, "match(")
+	arg, ends := strings.CutSuffix(arg, ")")
+	if !begins || !ends {
 		return "", fmt.Errorf("unknown variable %q", expr)
 	}
 	n, err := strconv.Atoi(strings.TrimSpace(arg))

@@ -207,7 +207,9 @@ func TestGRPCCheckOfMalformedAnswers(t *testing.T) {
 		"no status":    {health.Spec{GRPC: answer(body("", "\x00\x00\x00\x00\x02\x08\x01"))}, health.Critical, "~code = Unknown desc = the answer has no gRPC status"},
 		"code":         {health.Spec{GRPC: answer(body("77", ""))}, health.Critical, "~code = Code(77)"},
 		"not grpc":     {health.Spec{GRPC: answer(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") })}, health.Critical, "~not a gRPC server: status 200 OK"},
-		"redirect": {health.Spec{GRPC: answer(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1:1/", 302) })},
+		"redirect": {health.Spec{GRPC: answer(func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
+		})},
 			health.Critical, "~not a gRPC server: status 302"},
 	})
 }

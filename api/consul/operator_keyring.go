@@ -1,7 +1,6 @@
 package consul
 
 import (
-	"errors"
 	"net/http"
 	"strconv"
 )
@@ -15,7 +14,7 @@ type Keyring interface {
 }
 
 // ErrKeyringEmpty: gossip is not encrypted. Clients look for this text.
-var ErrKeyringEmpty = errors.New("1 error occurred:\n\t* Keyring is empty (encryption not enabled)\n\n")
+var ErrKeyringEmpty = serverError("1 error occurred:\n\t* Keyring is empty (encryption not enabled)\n\n")
 
 // KeyringPool is one gossip pool in operator/keyring. Keys and PrimaryKeys count the members that have a key.
 type KeyringPool struct {

@@ -380,7 +380,7 @@ func (x *transaction) checkOp(o *txnOp) error {
 		case !known:
 			return fmt.Errorf("unknown KV operation: %s", o.KV.Verb)
 		case o.KV.Key == "" && o.KV.Verb != "get-tree" && o.KV.Verb != "delete-tree":
-			return errors.New("Must provide key") //nolint:staticcheck // the contract's text
+			return serverError("Must provide key")
 		case o.KV.Verb == "delete-tree":
 			return a.allow(r, "key-prefix", o.KV.Key, true)
 		case o.KV.Verb == "get-tree":
@@ -392,7 +392,7 @@ func (x *transaction) checkOp(o *txnOp) error {
 	case o.Service != nil:
 		v := &o.Service.Service
 		if v.ID != "" && v.Service == "" && o.Service.Verb != "get" {
-			return errors.New("Must provide service name (Service.Service) when service ID is provided") //nolint:staticcheck // the contract's text
+			return serverError("Must provide service name (Service.Service) when service ID is provided")
 		}
 		if v.ID == "" {
 			v.ID = v.Service
@@ -422,7 +422,7 @@ func (x *transaction) checkRecord(kind, verb, resource, name, node string) error
 		node = name
 	}
 	if node == "" {
-		return errors.New("Must provide node") //nolint:staticcheck // the contract's text
+		return serverError("Must provide node")
 	}
 	return x.api.allow(x.r, resource, name, verb != "get")
 }

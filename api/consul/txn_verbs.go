@@ -245,7 +245,7 @@ func (x *transaction) checkVerb(s *kv.Snap, o *txnCheck) (step, error) {
 }
 
 // errMissingNode refuses a record on a node that is not registered.
-var errMissingNode = fmt.Errorf("Missing node registration") //nolint:staticcheck // the contract's text
+var errMissingNode = serverError("Missing node registration")
 
 // bareService is nodeServiceOf with null for no tags, as it is inside other answers than lists of the catalog.
 func bareService(v *catalog.Service) *NodeService {
