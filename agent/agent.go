@@ -16,6 +16,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,6 +69,7 @@ type Agent struct {
 	views   *proxy.Views    // nil on a server
 	guard   *guard.Services // nil: turned off
 	nodes   *nodeGuard
+	left    atomic.Bool // the agent says goodbye for good
 	seen    seen
 
 	memberCache memberCache
@@ -233,6 +235,10 @@ func (a *Agent) openPort() error {
 // serveRelayed answers requests that another agent relays. Until the routes exist it says what is true: this
 // server does not lead.
 func (a *Agent) serveRelayed(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, restartPath) {
+		a.hearRestart(w, r)
+		return
+	}
 	if h := a.handler.Load(); h != nil {
 		h.ServeHTTP(w, r)
 		return
@@ -366,6 +372,7 @@ func (a *Agent) startCluster(ctx context.Context) error {
 	}
 	a.runGuard()
 	close(a.up)
+	go a.tellBack()
 	a.watches.set(a.cfg.Watches)
 	a.onStop("watches", func(context.Context) error { a.watches.close(); return nil })
 	return nil
@@ -382,6 +389,7 @@ func (a *Agent) Stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	a.warnQuorum()
+	a.tellRestart(ctx, restartingWord)
 	a.shutdown(ctx)
 }
 

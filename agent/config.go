@@ -110,6 +110,11 @@ type Config struct {
 	LeaveOnTerminate     bool `key:"leave_on_terminate"`
 	SkipLeaveOnInterrupt bool `key:"skip_leave_on_interrupt"`
 
+	// RestartGrace is how long the node of an agent that stops without leaving stays as it is in the catalog: a restart
+	// within it is not seen by anybody. An agent that dies, and a machine that falls silent, get none. The leader's value
+	// counts; 0 is none. Default: 30s.
+	RestartGrace time.Duration `key:"restart_grace"`
+
 	// ReconnectTimeout is how long a failed member stays known before it is reaped; at least 8h. Default: 72h.
 	ReconnectTimeout time.Duration `key:"reconnect_timeout"`
 
@@ -412,7 +417,7 @@ func Defaults() Config {
 	return Config{
 		Datacenter: "dc1", Domain: "consul.", BindAddr: "0.0.0.0", ClientAddr: "127.0.0.1",
 		Ports:         Ports{HTTP: 8500, HTTPS: -1, Etcd: 2379, DNS: 8600, DNSTLS: -1, Server: 8300, SerfLAN: 8301, SerfWAN: 8302},
-		RetryInterval: 30 * time.Second, ReconnectTimeout: 72 * time.Hour,
+		RetryInterval: 30 * time.Second, ReconnectTimeout: 72 * time.Hour, RestartGrace: 30 * time.Second,
 		EncryptVerifyIncoming: true, EncryptVerifyOutgoing: true,
 		TLS: TLS{Defaults: TLSConfig{MinVersion: "TLSv1_2"}},
 		DNS: DNSConfig{

@@ -322,6 +322,7 @@ func (v *validator) times() {
 		{"autopilot.last_contact_threshold", c.Autopilot.LastContactThreshold, time.Millisecond, time.Hour},
 		{"autopilot.server_stabilization_time", c.Autopilot.ServerStabilizationTime, 0, day},
 		{"member_reservation_timeout", c.MemberReservation, time.Millisecond, 365 * day},
+		{"restart_grace", c.RestartGrace, 0, time.Hour},
 		{"guard.window", c.Guard.Window, time.Second, time.Hour},
 		{"guard.hold", c.Guard.Hold, time.Second, day},
 		{"performance.leave_drain_time", c.Performance.LeaveDrainTime, 0, time.Hour},

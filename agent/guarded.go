@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"time"
 
@@ -43,7 +44,11 @@ const releaseEventName = "guard-release"
 
 // openGuard makes the guard, unless it is turned off.
 func (a *Agent) openGuard() error {
-	a.nodes = newNodeGuard(a.cfg.Guard.rules())
+	rules := a.cfg.Guard.rules()
+	if !a.cfg.Guard.Enabled {
+		rules.MinInstances = math.MaxInt
+	}
+	a.nodes = newNodeGuard(rules)
 	if !a.cfg.Guard.Enabled {
 		return nil
 	}
@@ -167,7 +172,7 @@ func (a *Agent) released(payload []byte) {
 	}
 	a.log.Warn("an operator says that losses are true", "key", key, "services released here", n)
 	if key == "" {
-		a.nodes.release()
+		a.nodes.release(time.Now())
 		nudge(a.compareSoon)
 	}
 }

@@ -55,10 +55,14 @@ func commit(ctx context.Context, store api.Store, build func(*kv.Snap) (kv.Txn, 
 // reconcile is the leader's job that turns membership into catalog records and raft membership. Gossip only
 // says what it sees; what follows from it is decided here, by one machine at a time.
 func (a *Agent) reconcile(ctx context.Context) {
-	r := &reconciler{Agent: a, began: time.Now(), vigils: map[string]*vigil{}, verdicts: make(chan verdict, 64)}
+	r := &reconciler{Agent: a, began: time.Now(), vigils: map[string]*vigil{}, verdicts: make(chan verdict, 64), proven: map[string]bool{}}
 	defer r.endVigils()
+	a.nodes.lead(true)
+	defer a.nodes.lead(false)
 	full := time.NewTimer(0)
 	defer full.Stop()
+	upkeep := time.NewTicker(upkeepEvery)
+	defer upkeep.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -82,6 +86,9 @@ func (a *Agent) reconcile(ctx context.Context) {
 					full.Reset(time.Second)
 				}
 			}
+			r.weighSoon(ctx, ev.Kind == membership.Failed, full)
+		case <-upkeep.C:
+			r.weighSoon(ctx, r.nodes.due(time.Now()), full)
 		case v := <-r.verdicts:
 			if err := r.judge(ctx, v); err != nil && ctx.Err() == nil {
 				a.log.Warn("marking a node failed", "node", v.member.Name, "error", err)
@@ -97,10 +104,16 @@ type reconciler struct {
 	began    time.Time
 	vigils   map[string]*vigil // by node name in lower case
 	verdicts chan verdict
+	proven   map[string]bool // dead beyond doubt, by node name in lower case
+	strays   []string        // nodes that the catalog has as alive and gossip does not know
+	seeded   bool            // the guard knows who was alive
 }
 
 // all compares every member with the catalog.
 func (r *reconciler) all(ctx context.Context) error {
+	if err := r.seed(ctx); err != nil {
+		return err
+	}
 	known := map[string]bool{}
 	for _, m := range r.pool.Members() {
 		known[strings.ToLower(m.Name)] = true
@@ -115,8 +128,9 @@ func (r *reconciler) all(ctx context.Context) error {
 			return err
 		}
 	}
+	r.strays = nil
 	if time.Since(r.began) < reconcileEvery {
-		return nil // gossip may not have met everybody yet
+		return r.weigh(ctx) // gossip may not have met everybody yet
 	}
 	snap, _, err := r.store.Read(ctx, api.Default)
 	if err != nil {
@@ -126,12 +140,10 @@ func (r *reconciler) all(ctx context.Context) error {
 		if c.ID != catalog.LivenessCheck || known[strings.ToLower(c.Node)] {
 			continue
 		}
-		r.log.Warn("node has not been seen by gossip, marking it failed", "node", c.Node)
-		if err := r.setLiveness(ctx, c.Node, false); err != nil {
-			return err
-		}
+		r.log.Warn("node has not been seen by gossip", "node", c.Node)
+		r.strays = append(r.strays, c.Node)
 	}
-	return nil
+	return r.weigh(ctx)
 }
 
 // member does what follows from one member's state.
@@ -147,10 +159,13 @@ func (r *reconciler) member(ctx context.Context, m membership.Member, kind membe
 		if r.keepVigil(ctx, m) {
 			return nil // its process is known to be dead, whatever gossip still believes
 		}
+		delete(r.proven, strings.ToLower(m.Name))
+		r.nodes.returned(m.Name)
 		return r.registerMember(ctx, m)
-	case membership.Failed:
-		r.endVigil(m.Name)
-		return r.setLiveness(ctx, m.Name, false)
+	case membership.Failed: // weigh decides what follows
+		if !r.away(m) {
+			r.endVigil(m.Name)
+		}
 	case membership.Leave, membership.Reap:
 		r.endVigil(m.Name)
 		return r.forget(ctx, m)
@@ -163,6 +178,8 @@ func (r *reconciler) forget(ctx context.Context, m membership.Member) error {
 	if m.Name == r.cfg.NodeName {
 		return nil
 	}
+	delete(r.proven, strings.ToLower(m.Name))
+	r.nodes.back(m.Name)
 	if isServer(m) {
 		if err := r.raft.RemoveServer(ctx, m.ID(), false); err != nil {
 			r.log.Warn("server that left could not be removed from the consensus", "node", m.Name, "error", err)

@@ -231,6 +231,7 @@ func (a *Agent) Leave(force bool) error {
 			a.log.Warn("leaving all the same", "error", err)
 		}
 	}
+	a.left.Store(true)
 	a.endSync() // or it would bring back what the leader is about to remove
 	err := a.pool.Leave(ctx)
 	// Others learn of it while this agent still answers what is under way.

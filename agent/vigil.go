@@ -23,10 +23,14 @@ type verdict struct {
 	member membership.Member
 	from   *vigil
 	dead   bool
+	silent bool // with dead: not even the machine answers any more
 }
 
 // reviveEvery is how often a dead member's port is tried until gossip agrees that it failed, or it is back.
 const reviveEvery = 200 * time.Millisecond
+
+// silentProbes without any answer in a row, each of a second, say that the machine of a dead agent is gone too.
+const silentProbes = 2
 
 // keepVigil watches a live member, once, and says whether its process is known to be dead.
 func (r *reconciler) keepVigil(ctx context.Context, m membership.Member) (dead bool) {
@@ -66,10 +70,21 @@ func (r *reconciler) judge(ctx context.Context, v verdict) error {
 	if r.vigils[strings.ToLower(v.member.Name)] != v.from {
 		return nil
 	}
+	key := strings.ToLower(v.member.Name)
 	v.from.dead = v.dead
 	if !v.dead {
+		delete(r.proven, key)
+		r.nodes.back(v.member.Name)
 		return r.registerMember(ctx, v.member)
 	}
+	if r.away(v.member) && !v.silent {
+		r.log.Info("an agent restarts, its node stays as it is", "node", v.member.Name, "grace", r.cfg.RestartGrace)
+		return nil
+	}
+	if v.silent && !r.nodes.back(v.member.Name) {
+		return nil // it was marked when it refused
+	}
+	r.proven[key] = true
 	r.log.Warn("the agent of a node has died: its port refuses connections", "node", v.member.Name, "address", v.from.addr)
 	r.metrics.IncrCounter([]string{"membership", "dead"}, 1)
 	return r.setLiveness(ctx, v.member.Name, false)
@@ -77,9 +92,9 @@ func (r *reconciler) judge(ctx context.Context, v verdict) error {
 
 // run reports death and return of a member until ctx ends.
 func (v *vigil) run(ctx context.Context, m membership.Member, to chan<- verdict) {
-	tell := func(dead bool) bool {
+	tell := func(dead, silent bool) bool {
 		select {
-		case to <- verdict{m, v, dead}:
+		case to <- verdict{m, v, dead, silent}:
 			return true
 		case <-ctx.Done():
 			return false
@@ -96,15 +111,25 @@ func (v *vigil) run(ctx context.Context, m membership.Member, to chan<- verdict)
 			}
 			continue
 		}
-		if !tell(true) {
+		if !tell(true, false) {
 			return
 		}
-		for membership.Probe(ctx, v.addr) != membership.Alive {
+		for silent := 0; ; {
+			found := membership.Probe(ctx, v.addr)
+			if found == membership.Alive {
+				break
+			}
+			// A machine that shuts down refuses while its agent is gone and it is not, and then is silent: that is no restart.
+			if silent++; found == membership.Dead {
+				silent = 0
+			} else if silent == silentProbes && !tell(true, true) {
+				return
+			}
 			if !rest(ctx, reviveEvery) {
 				return
 			}
 		}
-		if !tell(false) {
+		if !tell(false, false) {
 			return
 		}
 	}

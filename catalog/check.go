@@ -161,15 +161,28 @@ func (b *builder) setCheck(c *Check) {
 // LivenessCheck; sessions that depend on it go in the same Txn when it turns critical. The Txn is empty when
 // nothing changes and when the node is unknown.
 func SetLiveness(s *kv.Snap, node string, alive bool) kv.Txn {
+	if !alive {
+		return setLiveness(s, node, Critical, "Agent not live or unreachable")
+	}
+	return setLiveness(s, node, Passing, "Agent alive and reachable")
+}
+
+// UnknownLiveness begins the output of the LivenessCheck of a node of which nobody knows whether it lives.
+const UnknownLiveness = "Agent liveness unknown: "
+
+// SetLivenessUnknown builds the Txn by which the leader says that it does not know whether a node's agent is alive, and
+// why. Clients know no such status: it counts as alive, and the output says the truth.
+func SetLivenessUnknown(s *kv.Snap, node, why string) kv.Txn {
+	return setLiveness(s, node, Passing, UnknownLiveness+why)
+}
+
+func setLiveness(s *kv.Snap, node string, status Status, output string) kv.Txn {
 	b := builder{snap: s, node: NodePath(node)}
 	n, _ := recordAt[*Node](s, b.node)
 	if n == nil {
 		return kv.Txn{}
 	}
-	c := Check{Node: n.Name, ID: LivenessCheck, Name: "Serf Health Status", Status: Passing, Output: "Agent alive and reachable"}
-	if !alive {
-		c.Status, c.Output = Critical, "Agent not live or unreachable"
-	}
+	c := Check{Node: n.Name, ID: LivenessCheck, Name: "Serf Health Status", Status: status, Output: output}
 	if known, _ := recordAt[*Check](s, nodeCheckPath(b.node, LivenessCheck)); known != nil && known.Status == c.Status && known.Output == c.Output {
 		return kv.Txn{}
 	}
