@@ -54,6 +54,7 @@ type options struct {
 	opt    bool // the question has an OPT record, so the answer has one
 	cookie []byte
 	subnet *dns.EDNS0_SUBNET
+	scoped bool   // the answer may depend on the subnet
 	error  uint16 // extended error (RFC 8914)
 	failed bool   // error is meant
 }
@@ -99,11 +100,21 @@ func addrOf(client net.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
+// client is for whom is asked: the subnet, or who sent the question.
+func (o *options) client(sender net.Addr) netip.Addr {
+	if o.subnet != nil {
+		if a, ok := netip.AddrFromSlice(o.subnet.Address); ok {
+			return a.Unmap()
+		}
+	}
+	return addrOf(sender)
+}
+
 // fail adds an extended error.
 func (o *options) fail(code uint16) { o.error, o.failed = code, true }
 
 // record is the OPT record for the answer, nil when there is none. A client subnet (RFC 7871) comes back with
-// scope 0: answers are the same for everybody.
+// scope 0, for most answers are the same for everybody, or with its own length.
 func (o *options) record() *dns.OPT {
 	if !o.opt {
 		return nil
@@ -112,7 +123,9 @@ func (o *options) record() *dns.OPT {
 	out.SetUDPSize(udpSize)
 	if o.subnet != nil {
 		c := *o.subnet
-		c.SourceScope = 0
+		if c.SourceScope = 0; o.scoped {
+			c.SourceScope = c.SourceNetmask
+		}
 		out.Option = append(out.Option, &c)
 	}
 	if o.cookie != nil {

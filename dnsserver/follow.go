@@ -204,8 +204,8 @@ func (f *FollowSource) Node(ctx context.Context, name string) (*catalog.Node, bo
 }
 
 // Query implements Source. An answer is good for as long as the query's own TTL says, a second at least; when the cluster
-// cannot be reached, for ever.
-func (f *FollowSource) Query(ctx context.Context, name string) (*QueryAnswer, error) {
+// cannot be reached, for as long as may be. It is one answer for all clients: "near the client" is any order here.
+func (f *FollowSource) Query(ctx context.Context, name string, _ netip.Addr) (*QueryAnswer, error) {
 	v, err := f.get(ctx, followQuery+name)
 	if err != nil {
 		return nil, err

@@ -143,7 +143,8 @@ func (h handler) slow(w dns.ResponseWriter, req *dns.Msg, opts options, st *sett
 	ctx, cancel := context.WithTimeout(s.ctx, st.LookupTimeout)
 	defer cancel()
 	q := st.zones.parse(name)
-	l := &lookup{st: st, src: s.src, qname: req.Question[0].Name, qtype: req.Question[0].Qtype, asker: asker}
+	opts.scoped = q.kind == kindQuery
+	l := &lookup{st: st, src: s.src, qname: req.Question[0].Name, qtype: req.Question[0].Qtype, asker: asker, client: opts.client(w.RemoteAddr())}
 	l.forward = func(ctx context.Context, host string) []dns.RR { return s.foreign(ctx, st, host) }
 	var rep *reply
 	var err error

@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"testing"
@@ -88,6 +89,91 @@ func FuzzPacket(f *testing.F) {
 		}
 		if n, most := len(w.last), allowed(req, resp, tcp); n > most {
 			t.Fatalf("%v\nof %d bytes is answered by %d bytes, allowed are %d\n%v", req, len(packet), n, most, resp)
+		}
+	})
+}
+
+// onePacket is a socket on which one packet arrives.
+type onePacket struct {
+	packet  []byte
+	read    bool
+	answers [][]byte
+}
+
+var errNoMore = errors.New("no more packets")
+
+func (o *onePacket) ReadFrom(b []byte) (int, net.Addr, error) {
+	if o.read {
+		return 0, nil, errNoMore
+	}
+	o.read = true
+	return copy(b, o.packet), &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 4000}, nil
+}
+
+func (o *onePacket) WriteTo(b []byte, _ net.Addr) (int, error) {
+	o.answers = append(o.answers, append([]byte(nil), b...))
+	return len(b), nil
+}
+
+func (o *onePacket) Close() error                     { return nil }
+func (o *onePacket) LocalAddr() net.Addr              { return &net.UDPAddr{} }
+func (o *onePacket) SetDeadline(time.Time) error      { return nil }
+func (o *onePacket) SetReadDeadline(time.Time) error  { return nil }
+func (o *onePacket) SetWriteDeadline(time.Time) error { return nil }
+
+// FuzzRawPacket: whatever bytes arrive over UDP, there is one answer at most, it belongs to the packet, and it is not
+// larger than what the packet, if it is a question, says that may come back.
+func FuzzRawPacket(f *testing.F) {
+	for _, tc := range answers {
+		m := new(dns.Msg)
+		m.SetQuestion(tc.name, dns.StringToType[tc.qtype])
+		for _, size := range []uint16{0, 100, 1232, 65535} {
+			if size > 0 {
+				m.SetEdns0(size, false)
+			}
+			b, err := m.Pack()
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(b)
+			f.Add(b[:len(b)-3])
+			f.Add(append(b, 0, 1, 2))
+			m.Extra = nil
+		}
+	}
+	f.Add([]byte{})
+	f.Add(make([]byte, 12))
+	f.Add([]byte("\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\xc0\x0c\x00\x01\x00\x01"))
+	w := contractWorld(f)
+	w.bulk("bulk", 60)
+	c := contractConfig()
+	c.ClientRate = 0
+	s, err := New(c, NewTreeSource(w.tree.Snap))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		sock := &onePacket{packet: packet}
+		d := &dns.Server{PacketConn: sock, Handler: handler{s, false}, UDPSize: maxQuery}
+		if err := d.ActivateAndServe(); !errors.Is(err, errNoMore) { // returns when the packet has been dealt with
+			t.Fatal(err)
+		}
+		if s.counters.panics.Load() > 0 {
+			t.Fatal("a panic was caught")
+		}
+		if len(sock.answers) == 0 {
+			return
+		}
+		got, resp, req := sock.answers[0], new(dns.Msg), new(dns.Msg)
+		if err := resp.Unpack(got); err != nil || len(sock.answers) > 1 || len(packet) < 12 || !resp.Response || got[0] != packet[0] || got[1] != packet[1] {
+			t.Fatalf("%x\nis answered by %d answers, %v\n%v", packet, len(sock.answers), err, resp)
+		}
+		most := max(len(packet), 12) // of a packet that cannot be read, the question at most
+		if len(packet) <= maxQuery && req.Unpack(packet) == nil {
+			most = allowed(req, resp, false)
+		}
+		if len(got) > most {
+			t.Fatalf("%x\nof %d bytes is answered by %d bytes, allowed are %d\n%v", packet, len(packet), len(got), most, resp)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package dnsserver
 import (
 	"context"
 	"math/rand/v2"
+	"net/netip"
 
 	"github.com/miekg/dns"
 
@@ -31,6 +32,7 @@ type lookup struct {
 	qname   string                                          // as the client spells it; owner of answers
 	qtype   uint16
 	asker   place
+	client  netip.Addr // who asks, or for whom
 	depth   int
 }
 
@@ -108,7 +110,7 @@ func (l *lookup) service(ctx context.Context, q question) (*reply, error) {
 
 // query answers with the instances that a prepared query finds. No packed form is kept: they are found anew each time.
 func (l *lookup) query(ctx context.Context, q question) (*reply, error) {
-	a, err := l.src.Query(ctx, q.name)
+	a, err := l.src.Query(ctx, q.name, l.client)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,9 @@ package dnsserver
 
 import (
 	"errors"
+	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -65,6 +68,48 @@ func TestPreparedQueriesByName(t *testing.T) {
 	}
 }
 
+// TestQueryNearTheClient: the client is who asks, or the subnet it speaks for, and the answer is for that subnet.
+func TestQueryNearTheClient(t *testing.T) {
+	w := contractWorld(t)
+	w.node("asker", "127.0.0.1", nil)
+	w.query(catalog.Query{ID: "1", Name: "near", Service: catalog.QueryService{Service: "web", Near: "_ip"}})
+	src := NewTreeSource(w.tree.Snap)
+	var near []string
+	src.SortNear(func(_ *kv.Snap, node string, _ []*catalog.Instance) { near = append(near, node) })
+	s, err := New(contractConfig(), src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ sender, subnet, want string }{
+		{"10.0.0.9", "", "[dotted.name]"}, {"10.0.0.9", "10.0.0.1", "[web1]"}, {"192.0.2.1", "", "[]"}, {"192.0.2.1", "fd00::1", "[six1]"},
+	} {
+		near = nil
+		m := withOptions(dns.TypeSRV, "near.query.consul.")
+		if ip := net.ParseIP(c.subnet); ip != nil {
+			family, mask := uint16(1), uint8(32)
+			if ip.To4() == nil {
+				family, mask = 2, 128
+			}
+			m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: family, SourceNetmask: mask, Address: ip}}
+		}
+		packed, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, req, r := &sink{}, new(dns.Msg), new(dns.Msg)
+		if err := req.Unpack(packed); err != nil {
+			t.Fatal(err)
+		}
+		handler{s, false}.ServeDNS(remote{out, c.sender}, req)
+		if err := r.Unpack(out.last); err != nil || len(r.Answer) != 2 || fmt.Sprint(near) != c.want {
+			t.Errorf("%s for %q: near %v, %v, %v", c.sender, c.subnet, near, err, r)
+		}
+		if e := option[*dns.EDNS0_SUBNET](r); (e == nil) != (c.subnet == "") || e != nil && e.SourceScope != e.SourceNetmask {
+			t.Errorf("scope: %v", r)
+		}
+	}
+}
+
 const queryPath = "/v1/query/q/execute"
 
 // TestFollowedQueries: an answer is good for the TTL of the query and then asked for anew; without the cluster the last
@@ -77,7 +122,7 @@ func TestFollowedQueries(t *testing.T) {
 		defer f.Close()
 		look := func() *QueryAnswer {
 			t.Helper()
-			a, err := f.Query(t.Context(), "q")
+			a, err := f.Query(t.Context(), "q", netip.Addr{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -101,7 +146,7 @@ func TestFollowedQueries(t *testing.T) {
 		if a := look(); a == nil || len(a.Instances) != 0 {
 			t.Errorf("%+v", a)
 		}
-		if _, err := f.Query(t.Context(), "other"); !errors.Is(err, ErrUnreachable) {
+		if _, err := f.Query(t.Context(), "other", netip.Addr{}); !errors.Is(err, ErrUnreachable) {
 			t.Error(err)
 		}
 	})

@@ -508,7 +508,9 @@ func (b broken) Service(context.Context, string) (*Answer, error) { return nil, 
 func (b broken) Node(context.Context, string) (*catalog.Node, bool, error) {
 	return nil, false, b.fail()
 }
-func (b broken) Query(context.Context, string) (*QueryAnswer, error)  { return nil, b.fail() }
+func (b broken) Query(context.Context, string, netip.Addr) (*QueryAnswer, error) {
+	return nil, b.fail()
+}
 func (b broken) Reverse(context.Context, netip.Addr) (Owner, error)   { return Owner{}, b.fail() }
 func (b broken) Servers(ctx context.Context) ([]*catalog.Node, error) { return nil, b.fail() }
 

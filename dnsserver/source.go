@@ -19,8 +19,8 @@ type Source interface {
 	// it returns the same pointer, which is how packed answers stay valid. A service nobody knows is an Answer
 	// without instances.
 	Service(ctx context.Context, name string) (*Answer, error)
-	// Query executes a prepared query, found by its id or name; nil when there is none.
-	Query(ctx context.Context, name string) (*QueryAnswer, error)
+	// Query executes a prepared query, found by its id or name, for a client; nil when there is none.
+	Query(ctx context.Context, name string, client netip.Addr) (*QueryAnswer, error)
 	// Node returns nil for a node nobody knows; stale as in Answer.
 	Node(ctx context.Context, name string) (n *catalog.Node, stale bool, err error)
 	// Reverse finds whose address it is: a node's first, then a service's. The zero Owner means nobody's.

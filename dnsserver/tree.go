@@ -105,8 +105,8 @@ func (t *TreeSource) Guard(g *guard.Services) { t.guard = g }
 // the first question.
 func (t *TreeSource) SortNear(f func(s *kv.Snap, node string, list []*catalog.Instance)) { t.near = f }
 
-// Query implements Source. "Near the client" is not known here: such queries are answered in any order.
-func (t *TreeSource) Query(_ context.Context, name string) (*QueryAnswer, error) {
+// Query implements Source. "Near the client" is near the node that has its address.
+func (t *TreeSource) Query(_ context.Context, name string, client netip.Addr) (*QueryAnswer, error) {
 	s := t.snap()
 	if s == nil {
 		return nil, ErrUnreachable
@@ -124,7 +124,11 @@ func (t *TreeSource) Query(_ context.Context, name string) (*QueryAnswer, error)
 	if ttl, ok := q.QueryTTL(); ok {
 		a.TTL = &ttl
 	}
-	if near := q.Service.Near; near != "" && near != "_ip" && t.near != nil {
+	near := q.Service.Near
+	if near == "_ip" {
+		near = t.reverseOf(s).owners[client.Unmap()].Node
+	}
+	if near != "" && t.near != nil {
 		a.Instances, a.Ordered = slices.Clone(a.Instances), true
 		t.near(s, near, a.Instances)
 	}
