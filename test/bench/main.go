@@ -78,7 +78,7 @@ func run(o options) error {
 		b.kinds = append(b.kinds, etcd(path, o.net+".1"))
 	}
 	b.header()
-	for _, suite := range []func() error{b.first, b.single, b.catalog, b.agent, b.dns, b.polls, b.memory, b.three} {
+	for _, suite := range []func() error{b.first, b.single, b.catalog, b.agent, b.dns, b.names, b.polls, b.memory, b.three} {
 		if err := suite(); err != nil {
 			return err
 		}
