@@ -70,6 +70,10 @@ func missing(h *host, acked map[string]bool) []string {
 	if !h.get("/v1/kv/crash/?keys", &keys) {
 		return []string{"no answer"}
 	}
+	return lacking(keys, acked)
+}
+
+func lacking(keys []string, acked map[string]bool) []string {
 	have := make(map[string]bool, len(keys))
 	for _, k := range keys {
 		have[k] = true
