@@ -76,7 +76,7 @@ func (c clusterMembers) Update(ctx context.Context, id uint64, urls []string) er
 
 // Remove takes a member out for good: first the record that says so, by which the server itself learns of it, then
 // its vote. Should the second step fail, admission repeats it.
-func (c clusterMembers) Remove(ctx context.Context, id uint64) error {
+func (c clusterMembers) Remove(ctx context.Context, id uint64, force bool) error {
 	var server *consensus.Server
 	err := c.commitMembers(ctx, func(s *kv.Snap, list []listed) ([]kv.Op, error) {
 		m, err := find(s, list, id)
@@ -86,7 +86,11 @@ func (c clusterMembers) Remove(ctx context.Context, id uint64) error {
 		removed := removedRecord{Cluster: c.raft.ClusterID(), At: c.store.Now().UTC()}
 		if server = m.server; server != nil {
 			removed.Node = server.ID
-			if err := c.raft.MayRemove(server.ID); err != nil {
+			if err := c.raft.MayRemove(server.ID); errors.Is(err, consensus.ErrQuorum) {
+				if !force {
+					return nil, &etcd.RefusedError{Reason: err.Error() + "; ?force removes it nevertheless"}
+				}
+			} else if err != nil {
 				return nil, err
 			}
 		}
@@ -100,9 +104,9 @@ func (c clusterMembers) Remove(ctx context.Context, id uint64) error {
 	if err != nil || server == nil {
 		return err
 	}
-	c.log.Warn("a server is removed from the cluster for good", "member", hexID(id), "id", server.ID, "address", server.Addr)
+	c.log.Warn("a server is removed from the cluster for good", "member", hexID(id), "id", server.ID, "address", server.Addr, "forced", force)
 	defer c.memberCache.forget()
-	if err := c.raft.RemoveServer(ctx, server.ID, false); err != nil {
+	if err := c.raft.RemoveServer(ctx, server.ID, force); err != nil {
 		nudge(c.admitSoon)
 		return storeError(err)
 	}

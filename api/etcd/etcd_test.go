@@ -343,6 +343,19 @@ func TestMembers(t *testing.T) {
 	}
 }
 
+// TestVitalMember: a removal that would harm the cluster is refused with the reason, unless forced.
+func TestVitalMember(t *testing.T) {
+	u := serve(t, newMemory(t, kv.Options{}), func(c *etcd.Config) {
+		c.Membership = &fakeMembers{vital: true, list: []etcd.Member{{ID: 10}}}
+	})
+	if a := call(t, "DELETE", u+"/v2/members/a", ""); a.status != 500 || a.body != `{"message":"it is needed"}` {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if a := call(t, "DELETE", u+"/v2/members/a?force", ""); a.status != 204 {
+		t.Errorf("forced: %d %s", a.status, a.body)
+	}
+}
+
 // TestMembersRefused: whatever stands in the way of a change, the client of this dialect reads a 500, but a server that
 // does not lead says so to the relay.
 func TestMembersRefused(t *testing.T) {

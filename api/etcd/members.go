@@ -122,16 +122,15 @@ func (d *Dialect) getMembers(w http.ResponseWriter, id string, members []Member)
 }
 
 // Membership changes the servers of the cluster. It is called on the leader only; each call returns when the change
-// is committed. Besides the errors below it fails as api.Store.Propose does, and with errors of its own when a change
-// is refused, for instance because the cluster would lose its quorum: clients then see no more than a 500, as from
-// etcd, and the log has the reason.
+// is committed. Besides the errors below it fails as api.Store.Propose does, and with errors of its own: clients then see
+// no more than a 500, as from etcd, and the log has the reason.
 type Membership interface {
 	// Add announces a server that will come with these addresses. Errors: ErrPeerURL, ErrMemberExists.
 	Add(ctx context.Context, peerURLs []string) (Member, error)
 	// Update publishes other addresses of a member. Errors: ErrNoMember, ErrMemberRemoved, ErrPeerURL.
 	Update(ctx context.Context, id uint64, peerURLs []string) error
-	// Remove takes a member out for good. Errors: ErrNoMember, ErrMemberRemoved.
-	Remove(ctx context.Context, id uint64) error
+	// Remove takes a member out for good. Errors: ErrNoMember, ErrMemberRemoved, *RefusedError unless forced.
+	Remove(ctx context.Context, id uint64, force bool) error
 }
 
 // Errors of a Membership. Test with errors.Is; the first two texts are what clients read.
@@ -141,6 +140,11 @@ var (
 	ErrNoMember      = errors.New("membership: no such member")
 	ErrMemberRemoved = errors.New("membership: member was removed for good")
 )
+
+// RefusedError: the change would harm the cluster. Clients read the reason, with status 500; etcd tells none.
+type RefusedError struct{ Reason string }
+
+func (e *RefusedError) Error() string { return "membership: " + e.Reason }
 
 func (d *Dialect) addMember(w http.ResponseWriter, r *http.Request) {
 	urls, ok := d.readURLs(w, r)
@@ -170,7 +174,7 @@ func (d *Dialect) changeMember(w http.ResponseWriter, r *http.Request, id string
 	ctx, cancel := context.WithTimeout(r.Context(), d.cfg.Timeout)
 	defer cancel()
 	if r.Method == http.MethodDelete {
-		err = d.cfg.Membership.Remove(ctx, n)
+		err = d.cfg.Membership.Remove(ctx, n, r.URL.Query().Has("force"))
 	} else {
 		urls, ok := d.readURLs(w, r)
 		if !ok {
@@ -187,7 +191,11 @@ func (d *Dialect) changeMember(w http.ResponseWriter, r *http.Request, id string
 
 // refuseMember answers a change of the members that failed.
 func (d *Dialect) refuseMember(w http.ResponseWriter, r *http.Request, id string, err error) {
+	var refused *RefusedError
 	switch {
+	case errors.As(err, &refused):
+		d.log.Warn("change of the members was refused", "method", r.Method, "member", id, "error", err)
+		d.sendJSON(w, http.StatusInternalServerError, message{refused.Reason})
 	case errors.Is(err, api.ErrNotLeader):
 		api.WriteStoreError(w, err) // the relay asks the leader
 	case errors.Is(err, ErrPeerURL), errors.Is(err, ErrMemberExists):

@@ -161,6 +161,7 @@ type fakeMembers struct {
 	list    []etcd.Member
 	removed map[uint64]bool
 	err     error // what every change fails with
+	vital   bool  // none can be removed unless forced
 }
 
 func (m *fakeMembers) all() []etcd.Member {
@@ -215,10 +216,13 @@ func (m *fakeMembers) Update(_ context.Context, id uint64, urls []string) error 
 	return err
 }
 
-func (m *fakeMembers) Remove(_ context.Context, id uint64) error {
+func (m *fakeMembers) Remove(_ context.Context, id uint64, force bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	i, err := m.find(id)
+	if err == nil && m.vital && !force {
+		return &etcd.RefusedError{Reason: "it is needed"}
+	}
 	if err == nil {
 		m.list, m.removed = slices.Delete(m.list, i, i+1), map[uint64]bool{id: true}
 	}

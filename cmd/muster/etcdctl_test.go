@@ -308,6 +308,13 @@ func TestMemberCommands(t *testing.T) {
 	}
 	muster(t, f.URL, "", "member", "remove", "n1").want(t, 1, "muster member remove a1")
 	muster(t, f.URL, "", "member", "remove", "a1").want(t, exitServer, "500", "Internal Server Error")
+	muster(t, f.URL, "", "member", "remove", "-force", "b2").want(t, 0, "Removed member b2")
+	if want := "DELETE /v2/members/b2?force=1"; !slices.Contains(f.asked, want) {
+		t.Errorf("never asked %q of %q", want, f.asked)
+	}
+	if r := etcdctlLine(t, "", "--no-sync", "--endpoints", f.URL, "member", "remove", "--force", "b2"); r.code == 0 {
+		t.Error("etcdctl has no such flag")
+	}
 	muster(t, closed(t), "", "member", "list").want(t, exitNoAgent, "is it running?")
 }
 

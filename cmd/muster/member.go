@@ -39,12 +39,12 @@ func (c *etcdClient) members(ctx context.Context) ([]etcdMember, error) {
 }
 
 // changeMembers sends a change and decodes what it gives, into v unless that is nil.
-func (c *etcdClient) changeMembers(ctx context.Context, method, id string, body, v any, want int) error {
+func (c *etcdClient) changeMembers(ctx context.Context, method, id string, query url.Values, body, v any, want int) error {
 	p := "/v2/members"
 	if id != "" {
 		p += "/" + id
 	}
-	a, err := c.do(ctx, &etcdRequest{method: method, path: p, json: body})
+	a, err := c.do(ctx, &etcdRequest{method: method, path: p, query: query, json: body})
 	switch {
 	case err != nil:
 		return err
@@ -65,7 +65,7 @@ func (v *etcdVerbs) member() *cobra.Command {
 	return v.group("member", "List, add, remove and move the servers of the cluster",
 		v.plain("list", "List the servers", 0, "No arguments accepted", v.memberList),
 		v.plain("add NAME URL", "Let a new server join", 2, "Provide a name and a single member peerURL", v.memberAdd),
-		v.plain("remove ID", "Remove a server", 1, "Provide a single member ID", v.memberRemove),
+		v.memberRemoveCommand(),
 		v.plain("update ID URL[,URL...]", "Change the addresses at which a server is reached by the others", 2,
 			"Provide an ID and a list of comma separated peerURL (0xabcd http://example.com,http://example1.com)", v.memberUpdate),
 	)
@@ -175,7 +175,7 @@ func (v *etcdVerbs) memberAdd(ctx context.Context, cmd *cobra.Command, c *etcdCl
 		return err
 	}
 	var added etcdMember
-	if err := c.changeMembers(ctx, http.MethodPost, "", body, &added, http.StatusCreated); err != nil {
+	if err := c.changeMembers(ctx, http.MethodPost, "", nil, body, &added, http.StatusCreated); err != nil {
 		return v.plainFailure(err)
 	}
 	out := cmd.OutOrStdout()
@@ -198,7 +198,19 @@ func (v *etcdVerbs) memberAdd(ctx context.Context, cmd *cobra.Command, c *etcdCl
 	return nil
 }
 
-func (v *etcdVerbs) memberRemove(ctx context.Context, cmd *cobra.Command, c *etcdClient, args []string) error {
+// memberRemoveCommand has a flag more than etcdctl, under our own name only.
+func (v *etcdVerbs) memberRemoveCommand() *cobra.Command {
+	force := false
+	cmd := v.plain("remove ID", "Remove a server", 1, "Provide a single member ID", func(ctx context.Context, cmd *cobra.Command, c *etcdClient, args []string) error {
+		return v.memberRemove(ctx, cmd, c, args, force)
+	})
+	if v.own {
+		cmd.Flags().BoolVar(&force, "force", false, "remove it even when the other servers lose their quorum by it")
+	}
+	return cmd
+}
+
+func (v *etcdVerbs) memberRemove(ctx context.Context, cmd *cobra.Command, c *etcdClient, args []string, force bool) error {
 	id := args[0]
 	members, err := c.members(ctx)
 	switch {
@@ -221,7 +233,11 @@ func (v *etcdVerbs) memberRemove(ctx context.Context, cmd *cobra.Command, c *etc
 	if !known {
 		return plainly("Couldn't find a member in the cluster with an ID of %s.", id)
 	}
-	if err := c.changeMembers(ctx, http.MethodDelete, id, nil, nil, http.StatusNoContent); err != nil {
+	var q url.Values
+	if force {
+		q = url.Values{"force": {"1"}}
+	}
+	if err := c.changeMembers(ctx, http.MethodDelete, id, q, nil, nil, http.StatusNoContent); err != nil {
 		if v.own {
 			return v.plainFailure(err)
 		}
@@ -236,7 +252,7 @@ func (v *etcdVerbs) memberUpdate(ctx context.Context, cmd *cobra.Command, c *etc
 	if err != nil {
 		return err
 	}
-	if err := c.changeMembers(ctx, http.MethodPut, args[0], body, nil, http.StatusNoContent); err != nil {
+	if err := c.changeMembers(ctx, http.MethodPut, args[0], nil, body, nil, http.StatusNoContent); err != nil {
 		return v.plainFailure(err)
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "Updated member with ID %s in cluster\n", args[0])

@@ -302,7 +302,7 @@ func TestLosingTheQuorumIsRefused(t *testing.T) {
 			t.Errorf("%s %s: %d %s, want a refusal that says %q", method, path, a.Status, a.Body, text)
 		}
 	}
-	refused(http.MethodDelete, "/v2/members/"+m.ID, "Internal Server Error")
+	refused(http.MethodDelete, "/v2/members/"+m.ID, "1 of 2 voters are alive and 2 are needed; ?force removes it nevertheless")
 	refused(http.MethodDelete, "/v1/operator/raft/peer?id="+s.ID, "1 of 2 voters are alive and 2 are needed")
 	refused(http.MethodPut, "/v1/agent/leave", "1 of 2 voters are alive and 2 are needed")
 	if n := len(voterNames(leader)); n != 3 {
