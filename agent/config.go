@@ -5,6 +5,7 @@ import (
 
 	"github.com/musterhq/muster/api/consul"
 	"github.com/musterhq/muster/catalog"
+	"github.com/musterhq/muster/health"
 )
 
 // Config is everything an agent can be told, in one struct. Load and LoadPaths fill it: built-in defaults, then the
@@ -210,6 +211,9 @@ type Config struct {
 	CheckOutputMaxSize int  `key:"check_output_max_size" flag:"check_output_max_size" usage:"bytes of output kept of a check"`
 	DiscardCheckOutput bool `key:"discard_check_output"`
 
+	// FlapDamping holds flapping checks of this machine in their worst status. Default: off.
+	FlapDamping FlapDamping `key:"flap_damping"`
+
 	// EnableScriptChecks allows checks that run programs, from files and from the HTTP API; EnableLocalScriptChecks
 	// from files only. Defaults: false.
 	EnableScriptChecks      bool `key:"enable_script_checks" flag:"enable-script-checks" usage:"allow checks that run programs, from files and the API"`
@@ -366,6 +370,17 @@ type Performance struct {
 	RPCHoldTimeout time.Duration `key:"rpc_hold_timeout"`
 }
 
+// FlapDamping: a check that changes its status more than Changes times within Window is held in the worst one until
+// nothing has changed for Stable. Changes 0 (default) is off; the others default to 1m and 30s. A check may say
+// otherwise with flap_changes, flap_window and flap_stable.
+type FlapDamping struct {
+	Changes int           `key:"changes"`
+	Window  time.Duration `key:"window"`
+	Stable  time.Duration `key:"stable"`
+}
+
+func (f FlapDamping) rules() health.Damping { return health.Damping(f) }
+
 // Connect is the service mesh, of which only the root certificate exists (false).
 type Connect struct {
 	Enabled  bool     `key:"enabled"`
@@ -417,7 +432,7 @@ func Defaults() Config {
 	return Config{
 		Datacenter: "dc1", Domain: "consul.", BindAddr: "0.0.0.0", ClientAddr: "127.0.0.1",
 		Ports:         Ports{HTTP: 8500, HTTPS: -1, Etcd: 2379, DNS: 8600, DNSTLS: -1, Server: 8300, SerfLAN: 8301, SerfWAN: 8302},
-		RetryInterval: 30 * time.Second, ReconnectTimeout: 72 * time.Hour, RestartGrace: 30 * time.Second,
+		RetryInterval: 30 * time.Second, ReconnectTimeout: 72 * time.Hour, RestartGrace: 30 * time.Second, FlapDamping: FlapDamping{Window: health.DefaultDampWindow, Stable: health.DefaultDampStable},
 		EncryptVerifyIncoming: true, EncryptVerifyOutgoing: true,
 		TLS: TLS{Defaults: TLSConfig{MinVersion: "TLSv1_2"}},
 		DNS: DNSConfig{

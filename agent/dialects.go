@@ -24,6 +24,7 @@ func (a *Agent) openRegistry() error {
 	r, err := OpenRegistry(RegistryConfig{
 		Dir: a.cfg.DataDir, NodeName: a.cfg.NodeName, Services: a.cfg.Services, Checks: a.cfg.Checks,
 		CheckUpdateInterval: a.cfg.CheckUpdateInterval, CheckOutputMaxSize: a.cfg.CheckOutputMaxSize, DiscardCheckOutput: a.cfg.DiscardCheckOutput,
+		Damping:            a.cfg.FlapDamping.rules(),
 		EnableScriptChecks: a.cfg.EnableScriptChecks, EnableLocalScriptChecks: a.cfg.EnableLocalScriptChecks,
 		Nodes: remote, Host: &health.Host{TLS: base}, Logger: a.log, Metrics: a.metrics,
 	})

@@ -37,12 +37,13 @@ type RegistryConfig struct {
 	CheckUpdateInterval     time.Duration // delay of changes of output alone; 0 = none
 	CheckOutputMaxSize      int           // bytes, for checks that name none; 0 = health.DefaultOutputMaxSize
 	DiscardCheckOutput      bool
-	EnableScriptChecks      bool          // from anywhere
-	EnableLocalScriptChecks bool          // from files
-	PushWait                time.Duration // how long a registration waits for the cluster before it is answered; 0 = 1s
-	ReapInterval            time.Duration // how often critical services are looked for; 0 = 30s
-	Nodes                   NodeWatcher   // for alias checks of other nodes; nil: there are none
-	Host                    *health.Host  // nil: as it is found
+	Damping                 health.Damping // of checks that name none
+	EnableScriptChecks      bool           // from anywhere
+	EnableLocalScriptChecks bool           // from files
+	PushWait                time.Duration  // how long a registration waits for the cluster before it is answered; 0 = 1s
+	ReapInterval            time.Duration  // how often critical services are looked for; 0 = 30s
+	Nodes                   NodeWatcher    // for alias checks of other nodes; nil: there are none
+	Host                    *health.Host   // nil: as it is found
 
 	Logger  hclog.Logger
 	Metrics *metrics.Metrics

@@ -25,6 +25,7 @@ type localCheck struct {
 	source            source
 	alone             bool           // registered by itself, not with its service
 	runner            *health.Runner // nil for maintenance; set before the check is in any map
+	damper            *health.Damper // between the runner and the check; nil: flapping is not damped
 	interval, timeout string         // as the catalog shows them
 	reapAfter         time.Duration
 
@@ -70,7 +71,17 @@ func (c *localCheck) start(last health.State) {
 	if c.status == "" {
 		c.status = health.Critical
 	}
-	runner, err := health.Start(spec, last, c)
+	var reporter health.Reporter = c
+	if d := c.damping(); d.Changes > 0 {
+		c.damper = health.NewDamper(d, c.status, c, func() {
+			c.reg.log.Warn("check is flapping and is held in its worst status", "check", c.def.ID, "service", c.def.ServiceID, "until stable for", d.Stable)
+			if c.reg.cfg.Metrics != nil {
+				c.reg.cfg.Metrics.IncrCounter([]string{"checks", "damped"}, 1)
+			}
+		})
+		reporter = c.damper
+	}
+	runner, err := health.Start(spec, last, reporter)
 	if err != nil { // definitions are validated before they come here
 		c.reg.log.Error("check cannot run", "check", c.def.ID, "error", err)
 		return
@@ -82,6 +93,21 @@ func (c *localCheck) start(last health.State) {
 	if s := runner.State(); s.Status != c.status {
 		c.status, c.output = s.Status, c.keep(s.Output)
 	}
+}
+
+// damping is what the check or else the agent says about flapping.
+func (c *localCheck) damping() health.Damping {
+	d := c.reg.cfg.Damping
+	if c.def.FlapChanges != 0 {
+		d.Changes = c.def.FlapChanges
+	}
+	if c.def.FlapWindow > 0 {
+		d.Window = c.def.FlapWindow
+	}
+	if c.def.FlapStable > 0 {
+		d.Stable = c.def.FlapStable
+	}
+	return d
 }
 
 // aliased is what an alias check follows, nil for other kinds.
@@ -233,6 +259,9 @@ func (c *localCheck) halt() {
 	c.mu.Unlock()
 	if c.runner != nil {
 		c.runner.Stop()
+	}
+	if c.damper != nil {
+		c.damper.Stop()
 	}
 }
 

@@ -76,6 +76,8 @@ type checkBody struct {
 	FailuresBeforeCritical         int
 	OutputMaxSize                  int
 	DeregisterCriticalServiceAfter Duration
+	FlapChanges                    int
+	FlapWindow, FlapStable         Duration
 
 	ScriptArgsAlias        []string `json:"script_args"`
 	DeregisterAfterAlias   Duration `json:"deregister_critical_service_after"`
@@ -166,6 +168,7 @@ func (b *checkBody) definition() CheckDefinition {
 		SuccessBeforePassing: b.SuccessBeforePassing, FailuresBeforeWarning: b.FailuresBeforeWarning,
 		FailuresBeforeCritical: b.FailuresBeforeCritical, OutputMaxSize: b.OutputMaxSize,
 		DeregisterCriticalServiceAfter: time.Duration(max(b.DeregisterCriticalServiceAfter, b.DeregisterAfterAlias)),
+		FlapChanges:                    b.FlapChanges, FlapWindow: time.Duration(b.FlapWindow), FlapStable: time.Duration(b.FlapStable),
 	}
 }
 

@@ -71,6 +71,12 @@ type CheckDefinition struct {
 	FailuresBeforeCritical         int           `json:",omitempty"`
 	OutputMaxSize                  int           `json:",omitempty"`
 	DeregisterCriticalServiceAfter time.Duration `json:",omitempty"`
+
+	// More than FlapChanges changes of status within FlapWindow hold the check in the worst status until nothing has
+	// changed for FlapStable. 0 = as the agent does with all checks, negative = never.
+	FlapChanges int           `json:",omitempty"`
+	FlapWindow  time.Duration `json:",omitempty"`
+	FlapStable  time.Duration `json:",omitempty"`
 }
 
 // IsZero says whether nothing at all is set: such a check in a service's body is ignored.
