@@ -41,9 +41,9 @@ of in-order keys and the times to live that are left, and compare everything in 
 
 Only what differs is written, so the command may be interrupted and repeated. A key that has another value in the target
 is kept and reported unless -overwrite is given or it changed at the source during the run. Keys that only the target has
-are kept unless -delete is given. With -follow the command goes on following the source: stop the writers, wait for
-"following: 0 behind", press Ctrl-C, and after the last comparison point the clients to Muster. What the source deletes
-meanwhile is deleted in the target too.
+are kept unless -delete is given. With -follow the command goes on following the source: stop the writers, press Ctrl-C
+(what is still to be brought over is, and everything is compared), and at exit code 0 point the clients to Muster. What
+the source deletes meanwhile is deleted in the target too.
 
 etcd lists no hidden keys (a name that begins with "_") and has no way to find them: name those you have with -hidden.
 /_coreos.com and /_etcd are looked for, and a Muster as the source tells all of its own. Indices and users are not
@@ -210,7 +210,7 @@ func (p *progressLine) show(r migrate.Report) {
 		fmt.Fprintf(p.w, "%s: %.0f%%, %d of %d keys (%s), %.0f a second; %d written (%s), %d deleted\n", r.Phase, part, r.Keys, r.Total,
 			byteSize(r.Bytes), float64(looked)/seconds, r.Written, byteSize(r.WrittenBytes), r.Deleted)
 	case migrate.Following:
-		fmt.Fprintf(p.w, "following: %d behind at index %d of the source; %d changes, %.0f a second; %d written, %d deleted\n", r.Behind, r.SourceIndex,
+		fmt.Fprintf(p.w, "following: %d changes wait, index %d of the source reached; %d changes, %.0f a second; %d written, %d deleted\n", r.Waiting, r.SourceIndex,
 			r.Events, float64(r.Events-p.last.Events)/seconds, r.Written, r.Deleted)
 	default:
 		fmt.Fprintln(p.w, "waiting for an answer")

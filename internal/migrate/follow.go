@@ -134,29 +134,23 @@ func (f *follower) take() (keys map[string]bool, lost bool) {
 	return keys, lost
 }
 
-// drain brings over what has changed so far, and returns when nothing is left.
+// drain brings over what is known to have changed when it is called. What changes meanwhile is for the next call: a busy
+// source must not hold it up for ever.
 func (f *follower) drain(ctx context.Context) error {
-	for {
-		keys, lost := f.take()
-		if lost {
-			index, err := f.From.index(ctx)
-			if err == nil {
-				err = f.pass(ctx, f.roots, index)
-			}
-			if err != nil {
-				return err
-			}
-			continue
+	keys, lost := f.take()
+	if lost { // the pass looks at these keys too
+		index, err := f.From.index(ctx)
+		if err != nil {
+			return fmt.Errorf("source: %w", err)
 		}
-		if len(keys) == 0 {
-			return context.Cause(ctx)
-		}
-		f.note(func(rep *Report) { rep.Behind = len(keys) })
-		if err := f.bring(ctx, keys); err != nil {
-			return err
-		}
-		f.note(func(rep *Report) { rep.Behind = 0 })
+		return f.pass(ctx, f.roots, index)
 	}
+	f.note(func(rep *Report) { rep.Phase, rep.Waiting = Following, len(keys) })
+	if err := f.bring(ctx, keys); err != nil {
+		return err
+	}
+	f.note(func(rep *Report) { rep.Waiting = 0 })
+	return context.Cause(ctx)
 }
 
 // bring syncs keys, several at a time, removals of directories first: what was made anew below them comes after.

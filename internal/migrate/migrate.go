@@ -73,7 +73,7 @@ type Report struct {
 	Kept         int64  // of these, left alone because Overwrite (or Delete) is off
 	Verified     bool   // the last comparison found target and source equal
 	SourceIndex  uint64 // of the source at the beginning of the pass, or when last caught up
-	Behind       int    // changed keys that wait to be brought over, while following
+	Waiting      int    // changed keys that wait to be brought over, while following
 	CaughtUp     bool   // everything that had happened at the source was in the target when last looked
 	LargestDrift time.Duration
 	LastPass     time.Duration // how long the last whole comparison took

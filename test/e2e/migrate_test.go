@@ -164,7 +164,12 @@ func startMigration(t *testing.T, args ...string) migration {
 	if err := m.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = m.Process.Kill() })
+	t.Cleanup(func() {
+		_ = m.Process.Kill()
+		if t.Failed() {
+			t.Logf("--- migration\n%s%s", m.out, tail(m.errs.String(), 30))
+		}
+	})
 	return m
 }
 
@@ -253,11 +258,13 @@ func TestMigrateFromLiveEtcd(t *testing.T) {
 	for w := range 4 {
 		writers.Go(func() {
 			h := members[w%len(members)]
+			pace := time.NewTicker(20 * time.Millisecond) // else three clusters on one machine starve each other
+			defer pace.Stop()
 			for i := 0; ; i++ {
 				select {
 				case <-quit:
 					return
-				default:
+				case <-pace.C:
 				}
 				key := fmt.Sprintf("/v2/keys/app/d%d", (i*4+w)%40)
 				switch i % 6 {
@@ -278,7 +285,7 @@ func TestMigrateFromLiveEtcd(t *testing.T) {
 			}
 		})
 	}
-	m = startMigration(t, append(args, "-follow")...)
+	m = startMigration(t, append(args, "-follow", "-overwrite", "-delete")...)
 	eventually(t, 40*time.Second, "the migration follows", func() bool { return strings.Contains(m.errs.String(), "following: ") && writes.Load() > 500 })
 	close(quit)
 	writers.Wait()
