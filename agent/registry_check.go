@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/musterhq/muster/api/consul"
@@ -25,6 +26,7 @@ type localCheck struct {
 	source            source
 	alone             bool           // registered by itself, not with its service
 	runner            *health.Runner // nil for maintenance; set before the check is in any map
+	damped            atomic.Bool    // a hold has begun: its output is to be seen at once
 	damper            *health.Damper // between the runner and the check; nil: flapping is not damped
 	interval, timeout string         // as the catalog shows them
 	reapAfter         time.Duration
@@ -74,6 +76,7 @@ func (c *localCheck) start(last health.State) {
 	var reporter health.Reporter = c
 	if d := c.damping(); d.Changes > 0 {
 		c.damper = health.NewDamper(d, c.status, c, func() {
+			c.damped.Store(true)
 			c.reg.log.Warn("check is flapping and is held in its worst status", "check", c.def.ID, "service", c.def.ServiceID, "until stable for", d.Stable)
 			if c.reg.cfg.Metrics != nil {
 				c.reg.cfg.Metrics.IncrCounter([]string{"checks", "damped"}, 1)
@@ -143,7 +146,7 @@ func (c *localCheck) Report(_ string, status health.Status, output string) {
 	case changed:
 		c.criticalSince = time.Time{}
 	}
-	now := changed || delay <= 0
+	now := changed || c.damped.Swap(false) || delay <= 0
 	if now {
 		c.cancelOutputLocked()
 	} else if c.outputTimer == nil {
