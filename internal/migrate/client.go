@@ -42,7 +42,7 @@ func NewClient(endpoints []string, tlsConfig *tls.Config) (*Client, error) {
 		e = strings.TrimSuffix(strings.TrimSpace(e), "/")
 		u, err := url.Parse(e)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			return nil, fmt.Errorf("endpoint %q: want a URL such as http://10.0.0.1:2379", redacted([]string{e}))
+			return nil, fmt.Errorf("endpoint %q: want a URL such as http://10.0.0.1:2379", redacted([]string{e})[0])
 		}
 		c.endpoints = append(c.endpoints, e)
 	}

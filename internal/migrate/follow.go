@@ -277,6 +277,8 @@ func (f *follower) catchUp(ctx context.Context) error {
 func (f *follower) reach(ctx context.Context, index uint64) error {
 	limit := time.NewTimer(patience)
 	defer limit.Stop()
+	quiet := time.NewTicker(3 * quietTime) // also for a root that is silent while others are not
+	defer quiet.Stop()
 	for {
 		if err := f.drain(ctx); err != nil {
 			return err
@@ -286,7 +288,7 @@ func (f *follower) reach(ctx context.Context, index uint64) error {
 		}
 		select {
 		case <-f.wake:
-		case <-time.After(3 * quietTime):
+		case <-quiet.C:
 			f.askAgain(index)
 		case <-limit.C:
 			return nil // the comparison at the end finds what the watch does not tell
