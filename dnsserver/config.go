@@ -86,7 +86,7 @@ type settings struct {
 	nodeTTL   uint32
 	ttls      ttlTable
 	stable    patterns
-	here      place
+	here      catalog.Place
 	recursors []string
 	cache     *cache
 }
@@ -137,7 +137,7 @@ func newSettings(c Config) (*settings, error) {
 	for _, p := range c.StableOrder {
 		st.stable = append(st.stable, strings.ToLower(p))
 	}
-	st.here = placeOf(c.Locality, nil)
+	st.here = catalog.PlaceOf(c.Locality, nil)
 	st.recursors, err = recursorAddrs(c.Recursors, c.Addrs)
 	return st, err
 }
@@ -155,9 +155,9 @@ func (st *settings) age() (stale, tooOld bool) {
 }
 
 // place is where the asker at addr stands.
-func (st *settings) place(addr net.Addr) place {
+func (st *settings) place(addr net.Addr) catalog.Place {
 	if l, known := st.Places(addrOf(addr)); known {
-		return place{l.Region, l.Zone}
+		return catalog.Place{Region: l.Region, Zone: l.Zone}
 	}
 	return st.here
 }

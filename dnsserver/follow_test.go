@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/musterhq/muster/catalog"
 )
 
 // cluster answers as servers do: blocking queries, an index, and times when nobody is there.
@@ -146,7 +148,7 @@ func addrs(t *testing.T, f *FollowSource) string {
 		return err.Error()
 	}
 	var out []string
-	for _, in := range choose(a, "", false) {
+	for _, in := range catalog.Choose(a.Instances, "", false) {
 		out = append(out, in.Node.Address)
 	}
 	if a.Stale {
@@ -386,7 +388,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte("null"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if v, err := decodeService(b, 1); err == nil {
-			choose(v.answer, "x", false)
+			catalog.Choose(v.answer.Instances, "x", false)
 		}
 		_, _ = decodeNode(b, 1)
 		_, _ = decodeOwner(b, 1)

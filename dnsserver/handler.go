@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
+
+	"github.com/musterhq/muster/catalog"
 )
 
 // handler is the Server as package dns calls it, for one transport.
@@ -57,7 +59,7 @@ func (h handler) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
 }
 
 // beside does the slow way beside the next questions of a connection.
-func (h handler) beside(p *peer, w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, name string, asker place) {
+func (h handler) beside(p *peer, w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, name string, asker catalog.Place) {
 	defer p.end()
 	defer h.s.guard(w, req)
 	h.slow(w, req, opts, st, name, asker)
@@ -102,7 +104,7 @@ func acceptable(req *dns.Msg) (rcode int, ok bool) {
 }
 
 // fast answers from a packed set, if there is one and its service has not changed.
-func (h handler) fast(w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, name string, asker place) bool {
+func (h handler) fast(w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, name string, asker catalog.Place) bool {
 	set := st.cache.get(cacheKey{name, req.Question[0].Qtype, asker})
 	if set == nil || opts.subnet != nil {
 		return false
@@ -138,7 +140,7 @@ func (h handler) writeSet(w dns.ResponseWriter, req *dns.Msg, opts options, st *
 }
 
 // slow parses the name and looks it up.
-func (h handler) slow(w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, name string, asker place) {
+func (h handler) slow(w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, name string, asker catalog.Place) {
 	s := h.s
 	ctx, cancel := context.WithTimeout(s.ctx, st.LookupTimeout)
 	defer cancel()
@@ -188,7 +190,7 @@ func (h handler) slow(w dns.ResponseWriter, req *dns.Msg, opts options, st *sett
 }
 
 // reply writes rep, and keeps its packed form if it may be kept.
-func (h handler) reply(w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, name string, asker place, q question, rep *reply) {
+func (h handler) reply(w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, name string, asker catalog.Place, q question, rep *reply) {
 	qtype := req.Question[0].Qtype
 	if rep.set != nil && !st.DisableCompression && opts.subnet == nil {
 		rep.set.order = *rep.order

@@ -31,7 +31,7 @@ type lookup struct {
 	forward func(ctx context.Context, host string) []dns.RR // asks recursors for A records of host
 	qname   string                                          // as the client spells it; owner of answers
 	qtype   uint16
-	asker   place
+	asker   catalog.Place
 	client  netip.Addr // who asks, or for whom
 	depth   int
 }
@@ -98,7 +98,7 @@ func (l *lookup) service(ctx context.Context, q question) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	ins := choose(a, q.tag, l.st.OnlyPassing)
+	ins := catalog.Choose(a.Instances, q.tag, l.st.OnlyPassing)
 	if len(ins) == 0 {
 		// Nobody healthy is no such name: a client must not cache "no address" of a service that is about to return.
 		rep := l.missing(q.domain)
@@ -127,7 +127,7 @@ func (l *lookup) query(ctx context.Context, q question) (*reply, error) {
 	}
 	inner := *l
 	if a.Ordered {
-		inner.asker = place{} // the query's own idea of near counts
+		inner.asker = catalog.Place{} // the query's own idea of near counts
 	}
 	rep := inner.instances(ctx, q, &a.Answer, a.Instances, ttl)
 	rep.set = nil

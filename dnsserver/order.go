@@ -4,44 +4,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
-
-	"github.com/musterhq/muster/catalog"
 )
-
-// place is where an instance or an asker stands; both parts may be unknown.
-type place struct{ region, zone string }
-
-// metaZone and metaRegion are the node metadata that say where a node stands, unless its record has a locality.
-const (
-	metaZone   = "zone"
-	metaRegion = "region"
-)
-
-func placeOf(l *catalog.Locality, meta map[string]string) place {
-	if l != nil {
-		return place{strings.ToLower(l.Region), strings.ToLower(l.Zone)}
-	}
-	return place{strings.ToLower(meta[metaRegion]), strings.ToLower(meta[metaZone])}
-}
-
-func placeOfInstance(in *catalog.Instance) place {
-	if in.Service.Locality != nil {
-		return placeOf(in.Service.Locality, nil)
-	}
-	return placeOf(in.Node.Locality, in.Node.Meta)
-}
-
-// distance from one place to another: 0 the same zone, 1 the same region, 2 elsewhere or unknown. Zones of two
-// regions may have one name.
-func (p place) distance(q place) uint8 {
-	switch {
-	case p.zone != "" && p.zone == q.zone && (p.region == q.region || p.region == "" || q.region == ""):
-		return 0
-	case p.region != "" && p.region == q.region:
-		return 1
-	}
-	return 2
-}
 
 // order says in which order the records of an answer are given: near ones before far ones, and among those by
 // chance, the heavier the sooner; or always as the catalog has them.

@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"github.com/miekg/dns"
+
+	"github.com/musterhq/muster/catalog"
 )
 
 // set is the answer to one question about a service in wire form (RFC 1035 section 4.1), made once per change of
@@ -329,7 +331,7 @@ type cache struct {
 type cacheKey struct {
 	name  string // lower case
 	qtype uint16
-	asker place // answers depend on where it stands
+	asker catalog.Place // answers depend on where it stands
 }
 
 func newCache() *cache { return &cache{sets: make(map[cacheKey]*set)} }

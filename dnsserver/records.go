@@ -17,7 +17,7 @@ type group struct {
 	answer []dns.RR
 	extra  []dns.RR
 	weight uint16 // how soon it comes, beside the others
-	far    uint8  // see place.distance
+	far    uint8  // see catalog.Place
 }
 
 // header of a record; ttl in seconds.
@@ -85,35 +85,9 @@ func (n naming) addr(a netip.Addr) string {
 	return hex.EncodeToString(a.Unmap().AsSlice()) + ".addr." + n.dc + "." + n.domain
 }
 
-// choose returns the instances of a that a question may see: healthy, and with the tag if one is asked.
-func choose(a *Answer, tag string, onlyPassing bool) []*catalog.Instance {
-	var out []*catalog.Instance
-	for _, in := range a.Instances {
-		if in == nil || in.Node == nil || in.Service == nil {
-			continue
-		}
-		if in.Status != catalog.Passing && (in.Status != catalog.Warning || onlyPassing) {
-			continue
-		}
-		if tag == "" || hasTag(in.Service.Tags, tag) {
-			out = append(out, in)
-		}
-	}
-	return out
-}
-
-func hasTag(tags []string, tag string) bool {
-	for _, t := range tags {
-		if strings.EqualFold(t, tag) {
-			return true
-		}
-	}
-	return false
-}
-
 // addressGroups are the A and AAAA records for the instances, each text once, and the host name of the first
 // instance that has one, for use when there is no address at all.
-func addressGroups(ins []*catalog.Instance, owner string, qtype uint16, ttl uint32, asker place) (groups []group, any bool, host string) {
+func addressGroups(ins []*catalog.Instance, owner string, qtype uint16, ttl uint32, asker catalog.Place) (groups []group, any bool, host string) {
 	seen := make(map[netip.Addr]int, len(ins)) // its group
 	for _, in := range ins {
 		a, ok := addressOf(in)
@@ -131,7 +105,7 @@ func addressGroups(ins []*catalog.Instance, owner string, qtype uint16, ttl uint
 		if !wants(qtype, ip) {
 			continue
 		}
-		w, far := weight(in), asker.distance(placeOfInstance(in))
+		w, far := in.Weight(), asker.Distance(in.Place())
 		if i, dup := seen[ip]; dup { // it stands for both
 			groups[i].weight, groups[i].far = clamp16(int(groups[i].weight)+int(w)), min(groups[i].far, far)
 			continue
@@ -144,7 +118,7 @@ func addressGroups(ins []*catalog.Instance, owner string, qtype uint16, ttl uint
 
 // srvGroups are the SRV records for the instances. resolve gives the additional records of a host name; it is only
 // called for those.
-func srvGroups(ins []*catalog.Instance, owner string, n naming, ttl uint32, meta bool, asker place, resolve func(host string) []dns.RR) (groups []group, hosts bool) {
+func srvGroups(ins []*catalog.Instance, owner string, n naming, ttl uint32, meta bool, asker catalog.Place, resolve func(host string) []dns.RR) (groups []group, hosts bool) {
 	type key struct {
 		node, addr string
 		port       int
@@ -177,25 +151,13 @@ func srvGroups(ins []*catalog.Instance, owner string, n naming, ttl uint32, meta
 		}
 		groups = append(groups, group{
 			answer: []dns.RR{&dns.SRV{
-				Hdr: header(owner, dns.TypeSRV, ttl), Priority: 1, Weight: weight(in),
+				Hdr: header(owner, dns.TypeSRV, ttl), Priority: 1, Weight: in.Weight(),
 				Port: clamp16(in.Service.Port), Target: target,
 			}},
-			extra: extra, weight: weight(in), far: asker.distance(placeOfInstance(in)),
+			extra: extra, weight: in.Weight(), far: asker.Distance(in.Place()),
 		})
 	}
 	return groups, hosts
-}
-
-// weight by health; a service that says nothing has weight 1.
-func weight(in *catalog.Instance) uint16 {
-	w := in.Service.Weights
-	switch {
-	case w == catalog.Weights{}:
-		return 1
-	case in.Status == catalog.Warning:
-		return clamp16(w.Warning)
-	}
-	return clamp16(w.Passing)
 }
 
 func clamp16(n int) uint16 { return uint16(min(max(n, 0), 65535)) }

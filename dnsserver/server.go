@@ -99,7 +99,7 @@ func (s *Server) Healthy(ctx context.Context, service string) (list []*catalog.I
 	if err != nil {
 		return nil, onlyPassing, err
 	}
-	return choose(a, "", onlyPassing), onlyPassing, nil
+	return catalog.Choose(a.Instances, "", onlyPassing), onlyPassing, nil
 }
 
 // Start listens on every address over UDP and TCP and returns when all of them answer, or with the first error and

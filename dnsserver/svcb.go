@@ -21,7 +21,7 @@ const (
 )
 
 // svcbGroups are the SVCB or HTTPS records of the instances that ask for one. What cannot be read is left out.
-func svcbGroups(ins []*catalog.Instance, owner string, n naming, qtype uint16, ttl uint32, asker place) []group {
+func svcbGroups(ins []*catalog.Instance, owner string, n naming, qtype uint16, ttl uint32, asker catalog.Place) []group {
 	var out []group
 	for _, in := range ins {
 		alpn := list(in.Service.Meta[metaALPN])
@@ -37,7 +37,7 @@ func svcbGroups(ins []*catalog.Instance, owner string, n naming, qtype uint16, t
 			}
 			extra = []dns.RR{addrRecord(target, a.ip, ttl)}
 		}
-		far := asker.distance(placeOfInstance(in))
+		far := asker.Distance(in.Place())
 		rr := dns.SVCB{
 			Hdr: header(owner, qtype, ttl), Target: target, Value: []dns.SVCBKeyValue{&dns.SVCBAlpn{Alpn: alpn}},
 			Priority: uint16(max(1, number(in.Service.Meta[metaPriority], 1))),
@@ -46,7 +46,7 @@ func svcbGroups(ins []*catalog.Instance, owner string, n naming, qtype uint16, t
 			rr.Value = append(rr.Value, &dns.SVCBPort{Port: uint16(port)})
 		}
 		rr.Value = append(rr.Value, hints(in.Service.Meta, a)...)
-		g := group{answer: []dns.RR{&rr}, extra: extra, weight: weight(in), far: far}
+		g := group{answer: []dns.RR{&rr}, extra: extra, weight: in.Weight(), far: far}
 		if qtype == dns.TypeHTTPS {
 			g.answer[0] = &dns.HTTPS{SVCB: rr}
 		}

@@ -147,7 +147,7 @@ func (t *TreeSource) Servers(ctx context.Context) ([]*catalog.Node, error) {
 // nodesOf are the nodes of the instances that are not critical, each once.
 func nodesOf(a *Answer) []*catalog.Node {
 	var nodes []*catalog.Node
-	for _, in := range choose(a, "", false) {
+	for _, in := range catalog.Choose(a.Instances, "", false) {
 		if n := len(nodes); n == 0 || nodes[n-1].Name != in.Node.Name {
 			nodes = append(nodes, in.Node)
 		}
@@ -231,9 +231,9 @@ func (t *TreeSource) Place(addr netip.Addr) (catalog.Locality, bool) {
 		}
 		p = &placeIndex{made: time.Now(), of: map[netip.Addr]catalog.Locality{}}
 		for _, n := range catalog.Nodes(s) {
-			at := placeOf(n.Locality, n.Meta)
-			if a, err := netip.ParseAddr(n.Address); err == nil && at != (place{}) {
-				p.of[a.Unmap()] = catalog.Locality{Region: at.region, Zone: at.zone}
+			at := catalog.PlaceOf(n.Locality, n.Meta)
+			if a, err := netip.ParseAddr(n.Address); err == nil && at != (catalog.Place{}) {
+				p.of[a.Unmap()] = catalog.Locality{Region: at.Region, Zone: at.Zone}
 			}
 		}
 		t.places.Store(p)
