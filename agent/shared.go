@@ -61,8 +61,13 @@ func (a *Agent) question(row *api.Route, r *http.Request) (proxy.Question, bool)
 // asQuestion is what a dialect says of a read, in the words of the relay.
 func (a *Agent) asQuestion(s api.Shared) proxy.Question {
 	keys := s.Key != "" && a.keepsKey(s.Key)
+	var watch *proxy.Watch
+	if s.Watch != nil {
+		watch = &proxy.Watch{From: s.Watch.From, Stream: s.Watch.Stream, Event: s.Watch.Event, Now: a.seen.index.Load()}
+	}
 	return proxy.Question{
-		Name: s.Name, Loose: s.Loose, Index: s.Index, Wait: s.Wait, IndexHeader: s.IndexHeader, Wide: s.Wide, Ask: s.Ask,
+		Watch: watch,
+		Name:  s.Name, Loose: s.Loose, Index: s.Index, Wait: s.Wait, IndexHeader: s.IndexHeader, Wide: s.Wide, Ask: s.Ask,
 		Keep: s.Keep || keys, Absent: keys,
 	}
 }

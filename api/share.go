@@ -24,4 +24,18 @@ type Shared struct {
 	// Ask is the query string of the same question, to be answered when there is something newer than index, within
 	// wait; at once with index 0.
 	Ask func(index uint64, wait time.Duration) string
+	// Watch makes it a question for a stream of events; Ask is then told the first index wanted.
+	Watch *SharedWatch
 }
+
+// SharedWatch is a Shared that is a stream of events, each a line, in the order of their indexes.
+type SharedWatch struct {
+	From   uint64 // index of the first event wanted; 0 = what happens from now on
+	Stream bool   // all events; else the first one
+	// Event reads a line. hidden says that only those see the event who look for it in the past.
+	Event func(line []byte) (index uint64, hidden bool)
+}
+
+// SharedHeader on a relayed watch says that it is asked for several clients: nothing is to be left out, because what
+// each of them sees is decided where they ask.
+const SharedHeader = "X-Muster-Shared"

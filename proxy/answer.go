@@ -13,6 +13,9 @@ import (
 // ClusterHeader on an answer of a server names the cluster whose data it is; it is not shown to clients.
 const ClusterHeader = "X-Muster-Cluster"
 
+// SharedHeader on a watch says that it is asked for several clients: nothing is to be left out.
+const SharedHeader = "X-Muster-Shared"
+
 // StaleHeader marks an answer that no server confirms at present: it is what was known last.
 const StaleHeader = "X-Muster-Stale"
 
@@ -35,6 +38,9 @@ type Question struct {
 	// Ask is the query string of the same question, to be answered when there is something newer than index, within
 	// wait; at once with index 0.
 	Ask func(index uint64, wait time.Duration) string
+
+	// Watch makes it a question for a stream of events; Ask is then told the first index wanted.
+	Watch *Watch
 
 	secret string // see credentials
 }

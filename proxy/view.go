@@ -110,7 +110,7 @@ func (v *Views) join(r *http.Request, t Target, q *Question) *view {
 	defer v.mu.Unlock()
 	vw := v.views[id]
 	if vw == nil {
-		if v.ctx.Err() != nil || len(v.views) >= v.cfg.MaxViews || v.bytes > v.cfg.MaxBytes {
+		if v.ctx.Err() != nil || len(v.views)+len(v.feeds) >= v.cfg.MaxViews || v.bytes > v.cfg.MaxBytes {
 			return nil
 		}
 		vw = &view{vs: v, id: id, key: q.key(), q: *q, target: t, waiters: map[*waiter]struct{}{}, path: followable(r)}

@@ -57,6 +57,7 @@ type Views struct {
 
 	mu    sync.Mutex
 	views map[string]*view
+	feeds map[string]*feed
 	bytes int64 // of the answers of all views
 	stats viewStats
 }
@@ -83,7 +84,7 @@ func NewViews(c ViewsConfig) (*Views, error) {
 	if c.Logger == nil {
 		c.Logger = hclog.NewNullLogger()
 	}
-	v := &Views{p: c.Proxy, cfg: c, log: c.Logger, views: make(map[string]*view)}
+	v := &Views{p: c.Proxy, cfg: c, log: c.Logger, views: make(map[string]*view), feeds: make(map[string]*feed)}
 	if c.Judge != nil {
 		v.judge.Store(&c.Judge)
 	}
@@ -94,6 +95,13 @@ func NewViews(c ViewsConfig) (*Views, error) {
 // Serve answers r, a GET that came straight from a client.
 func (v *Views) Serve(w http.ResponseWriter, r *http.Request, t Target, res Resumer, q Question) {
 	q.secret = credentials(r)
+	if q.Watch != nil {
+		if res == nil || !v.watch(w, r, res, &q) {
+			v.stats.relayed.Add(1)
+			v.p.Relay(w, r, t, res)
+		}
+		return
+	}
 	if q.Index > 0 {
 		if !v.shared(w, r, t, &q) {
 			v.stats.relayed.Add(1)

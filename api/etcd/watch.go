@@ -38,7 +38,7 @@ func (d *Dialect) watch(w http.ResponseWriter, r *http.Request, key string, p *p
 	if rc.Flush() != nil {
 		return
 	}
-	m := match{tree: tree, from: p.waitIndex, past: pastOf(r, watcher.Start()), stream: p.stream}
+	m := match{tree: tree, from: p.waitIndex, past: pastOf(r, watcher.Start()), stream: p.stream, all: r.Header[api.SharedHeader] != nil && p.stream}
 	for {
 		ev, err := watcher.Next(r.Context())
 		if err != nil {
@@ -97,6 +97,7 @@ type match struct {
 	from   uint64 // events before it are not wanted
 	past   uint64 // events up to it come from the history
 	stream bool
+	all    bool // whoever relays the events decides who sees the hidden ones
 }
 
 func (m *match) wants(ev *kv.Event) bool {
@@ -106,7 +107,7 @@ func (m *match) wants(ev *kv.Event) bool {
 	if ev.Entry.Removed() && !ev.Whole() {
 		return false // only the value of a flat key went: the directory that is seen here is still there
 	}
-	if ev.Index <= m.past && !m.stream {
+	if m.all || ev.Index <= m.past && !m.stream {
 		return true // a search of the history finds hidden nodes
 	}
 	return !hiddenBelow(m.tree, ev.Path)
