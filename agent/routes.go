@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net/http"
+	"path"
 	"strconv"
 	"strings"
 	"sync"
@@ -56,15 +57,15 @@ const maxBody = 1 << 20
 
 // notFound answers unknown paths in the words of the dialect that the path looks like.
 func (a *Agent) notFound() http.Handler {
-	flat := consul.NotFound()
+	flat, other := consul.NotFound(), etcd.NotFound()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodOptions && !strings.HasPrefix(r.URL.Path, "/v1/"):
 		case r.URL.Path == "/":
 			w.Header()["Content-Type"] = []string{"text/plain; charset=utf-8"}
 			_, _ = io.WriteString(w, "Muster agent. The HTTP interfaces are at /v1/ and /v2/.\n")
-		case hierarchical(r.URL.Path):
-			http.NotFound(w, r)
+		case hierarchical(path.Clean(r.URL.Path)):
+			other.ServeHTTP(w, r)
 		default:
 			flat.ServeHTTP(w, r)
 		}
@@ -72,8 +73,8 @@ func (a *Agent) notFound() http.Handler {
 }
 
 // hierarchical says whether a path looks like one of that dialect.
-func hierarchical(path string) bool {
-	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+func hierarchical(p string) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(p, "/"), "/")
 	switch first {
 	case "v2", "version", "health", "debug", "config", "metrics":
 		return true

@@ -239,9 +239,6 @@ func showReport(w io.Writer, r migrate.Report, dryRun, complete bool) {
 	switch {
 	case r.Verified:
 		fmt.Fprintf(w, "Result:     equal (%d changed during the last comparison; times to live agree within %v)\n", r.Moving, r.LargestDrift.Round(time.Millisecond))
-		if r.TargetIndex < r.SourceIndex {
-			fmt.Fprintf(w, "Note:       the target is at index %d, below the source: keys made in order sort before those copied until it has passed it\n", r.TargetIndex)
-		}
 	case !complete:
 		fmt.Fprintln(w, "Result:     not compared to the end")
 	case dryRun:
