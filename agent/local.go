@@ -149,6 +149,7 @@ func (l local) stats() map[string]map[string]string {
 		"serf_lan": l.pool.Stats(),
 	}
 	if l.raft == nil {
+		s["proxy"] = l.viewsInfo()
 		return s
 	}
 	st := l.raft.Status()

@@ -4,7 +4,9 @@ import (
 	"context"
 	"net/http"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/musterhq/muster/api"
 	"github.com/musterhq/muster/proxy"
@@ -43,7 +45,64 @@ func (a *Agent) openViews() error {
 		return err
 	}
 	a.onStop("shared views", func(context.Context) error { a.views.Close(); return nil })
+	go a.reportViews()
 	return nil
+}
+
+// viewsEvery is how often the figures of the views become metrics.
+const viewsEvery = 5 * time.Second
+
+// reportViews counts in steps, because the metrics library costs more than most of what is counted.
+func (a *Agent) reportViews() {
+	var old proxy.ViewsStats
+	outage := false
+	for {
+		s := a.views.Stats()
+		for name, n := range map[string]float32{
+			"views": float32(s.Views), "view_bytes": float32(s.ViewBytes), "waiters": float32(s.Waiters),
+			"last_known.entries": float32(s.Entries), "last_known.bytes": float32(s.EntryBytes),
+		} {
+			a.metrics.SetGauge(metricKey(name), n)
+		}
+		for name, n := range map[string]int64{
+			"shared": s.Hits - old.Hits, "upstream": s.Upstream - old.Upstream, "unshared": s.Relayed - old.Relayed, "last_known.served": s.Served - old.Served,
+		} {
+			if n > 0 {
+				a.metrics.IncrCounter(metricKey(name), float32(n))
+			}
+		}
+		old = s
+		switch since := a.views.Outage(); {
+		case !since.IsZero() && !outage:
+			outage = true
+			a.log.Error("no server can be reached: what was known last is answered, writes are refused", "since", since.UTC().Format(time.RFC3339), "answers", s.Entries)
+		case since.IsZero() && outage:
+			outage = false
+			a.log.Info("servers answer again")
+		}
+		if !rest(a.ctx, viewsEvery) {
+			return
+		}
+	}
+}
+
+func metricKey(name string) []string {
+	return append([]string{"proxy"}, strings.Split(name, ".")...)
+}
+
+// viewsInfo is what agent/self tells of the views.
+func (a *Agent) viewsInfo() map[string]string {
+	s := a.views.Stats()
+	out := map[string]string{
+		"views": strconv.Itoa(s.Views), "waiters": strconv.Itoa(s.Waiters), "shared": strconv.FormatInt(s.Hits, 10),
+		"upstream": strconv.FormatInt(s.Upstream, 10), "unshared": strconv.FormatInt(s.Relayed, 10),
+		"last_known_entries": strconv.Itoa(s.Entries), "last_known_bytes": strconv.FormatInt(s.EntryBytes, 10), "last_known_served": strconv.FormatInt(s.Served, 10),
+		"no_server_since": "",
+	}
+	if since := a.views.Outage(); !since.IsZero() {
+		out["no_server_since"] = since.UTC().Format(time.RFC3339)
+	}
+	return out
 }
 
 // question says how a read of a client is shared and kept; false when it is neither.

@@ -316,6 +316,33 @@ func (v *Views) Kept(prefix string, f func(name string, body []byte, index uint6
 // giveKept answers with what was known last.
 func (v *Views) giveKept(w http.ResponseWriter, a *Answer, at time.Time) {
 	v.stats.kept.Add(1)
-	v.p.count("lastgood.served")
 	a.writeKept(w, time.Since(at))
 }
+
+// ViewsStats are the figures of a Views.
+type ViewsStats struct {
+	Views, Waiters int   // followed now: questions and streams, and the clients of these
+	ViewBytes      int64 // of the answers of all views
+	Hits           int64 // answers given from a view, total
+	Upstream       int64 // questions sent to servers for views and for what is kept, total
+	Relayed        int64 // questions that could be shared and were relayed for one client, total
+	Served         int64 // answers that no server confirmed, total
+	Entries        int   // answers kept
+	EntryBytes     int64 // bytes of these
+}
+
+// Stats tells how it is going.
+func (v *Views) Stats() ViewsStats {
+	v.mu.Lock()
+	s := ViewsStats{Views: len(v.views) + len(v.feeds), ViewBytes: v.bytes}
+	v.mu.Unlock()
+	s.Waiters, s.Hits, s.Upstream = int(v.stats.waiters.Load()), v.stats.hits.Load(), v.stats.asked.Load()
+	s.Relayed, s.Served = v.stats.relayed.Load(), v.stats.kept.Load()
+	if v.cfg.Known != nil {
+		s.Entries, s.EntryBytes = v.cfg.Known.Size()
+	}
+	return s
+}
+
+// Outage is since when no server has answered; zero while they do, and while nobody has asked.
+func (v *Views) Outage() time.Time { return v.p.outage.start() }
