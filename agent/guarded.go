@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-metrics"
@@ -231,6 +232,19 @@ func (a *Agent) guardSelf() *consul.AgentGuard {
 		return &consul.AgentGuard{}
 	}
 	return &consul.AgentGuard{Enabled: true, Watched: a.guard.Watched(), Held: a.guard.Holds()}
+}
+
+// heldService is the hold on a service, nil when there is none.
+func (a *Agent) heldService(name string) *guard.Hold {
+	if a.guard == nil {
+		return nil
+	}
+	for _, h := range a.guard.Holds() {
+		if strings.EqualFold(h.Service, name) {
+			return &h
+		}
+	}
+	return nil
 }
 
 // guardUser takes the user events that are the guard's.

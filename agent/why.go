@@ -184,7 +184,9 @@ func (a *Agent) whyInDNS(ctx context.Context, rec *WhyRecord) *WhyDNS {
 	} else if len(out.Reasons) == 0 {
 		out.Reasons = append(out.Reasons, "all its checks are passing")
 	}
-	if demanded != out.Shown {
+	if h := a.heldService(rec.Name); h != nil && out.Shown && !demanded {
+		out.Reasons = append(out.Reasons, "the mass-removal guard does not believe it: "+h.String())
+	} else if demanded != out.Shown {
 		out.Reasons = append(out.Reasons, "this agent's DNS has not caught up with the servers yet, or cannot reach them")
 	}
 	return out
@@ -250,6 +252,11 @@ func (a *Agent) explain(ctx context.Context, snap *kv.Snap, kind, name string) *
 		y.Records = append(y.Records, e.check(c))
 	}
 	e.notes(kind, name)
+	for _, u := range a.nodes.state().Unknown {
+		if slices.ContainsFunc(nodes, func(n string) bool { return strings.EqualFold(n, u.Node) }) {
+			e.note("nobody knows whether node %s is alive: %s since %s; it counts as alive until %s", u.Node, u.Why, u.Since.UTC().Format(time.RFC3339), u.Until.UTC().Format(time.RFC3339))
+		}
+	}
 	return y
 }
 
