@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/musterhq/muster/guard"
 )
 
 // sink is a ResponseWriter that keeps the last answer.
@@ -63,7 +65,7 @@ func FuzzPacket(f *testing.F) {
 	add(new(dns.Msg))
 	w := contractWorld(f)
 	w.bulk("bulk", 60)
-	s, err := New(contractConfig(), NewTreeSource(w.tree.Snap))
+	s, err := New(contractConfig(), guarded(w))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -148,7 +150,7 @@ func FuzzRawPacket(f *testing.F) {
 	w.bulk("bulk", 60)
 	c := contractConfig()
 	c.ClientRate = 0
-	s, err := New(c, NewTreeSource(w.tree.Snap))
+	s, err := New(c, guarded(w))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -243,13 +245,22 @@ type writer struct{ sink }
 func (w *writer) Write(b []byte) (int, error) { return len(b), nil }
 func (w *writer) WriteMsg(m *dns.Msg) error   { _, err := m.Pack(); return err }
 
+// guarded is the source of a server as agents run it.
+func guarded(w *world) *TreeSource {
+	src := NewTreeSource(w.tree.Snap)
+	g := guard.New(guard.Config{Rules: guard.DefaultRules()})
+	g.Begin()
+	src.Guard(g)
+	return src
+}
+
 // BenchmarkAnswer is the work of one answer without network: ours from packed sets, and the fixed answer of the same
 // records.
 func BenchmarkAnswer(b *testing.B) {
 	w := newWorld(b)
 	w.bulk("three", 3)
 	w.bulk("fifty", 50)
-	s, err := New(contractConfig(), NewTreeSource(w.tree.Snap))
+	s, err := New(contractConfig(), guarded(w))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -287,7 +298,7 @@ func BenchmarkAnswer(b *testing.B) {
 func BenchmarkMissing(b *testing.B) {
 	w := newWorld(b)
 	w.bulk("three", 3)
-	s, err := New(contractConfig(), NewTreeSource(w.tree.Snap))
+	s, err := New(contractConfig(), guarded(w))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -310,7 +321,7 @@ func BenchmarkLive(b *testing.B) {
 	w.bulk("three", 3)
 	w.bulk("fifty", 50)
 	c := contractConfig()
-	s, err := New(c, NewTreeSource(w.tree.Snap))
+	s, err := New(c, guarded(w))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -59,7 +59,7 @@ type Services struct {
 	holding atomic.Int64
 	epoch   atomic.Uint64
 
-	mu      sync.Mutex
+	mu      sync.RWMutex
 	sets    map[string]*service
 	changed chan struct{}
 }
@@ -69,6 +69,7 @@ type service struct {
 	name  string // as its first instance spelt it
 	set   *Set[*catalog.Instance]
 	raw   []*catalog.Instance // as last given
+	seen  []Member[*catalog.Instance]
 	index uint64
 	shown Judgement
 }
@@ -95,42 +96,41 @@ func (g *Services) Holding() bool { return g.holding.Load() != 0 }
 
 // Changed returns a channel that is closed when Epoch changes next.
 func (g *Services) Changed() <-chan struct{} {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.mu.RLock()
+	defer g.mu.RUnlock()
 	return g.changed
 }
 
 // Judge takes all instances of a service, healthy or not, as they are at an index, and says what to show of them. The
 // key is catalog.InstancesPath of the service. An index that is not newer than the last one changes nothing.
 func (g *Services) Judge(key string, index uint64, list []*catalog.Instance) Judgement {
-	plain := Judgement{Instances: list, Index: index}
 	if !g.begun.Load() {
-		return plain
+		return Judgement{Instances: list, Index: index}
+	}
+	g.mu.RLock()
+	j, ok := g.settled(key, index, list)
+	g.mu.RUnlock()
+	if ok {
+		return j
 	}
 	g.mu.Lock()
-	s := g.sets[key]
-	switch {
-	case s == nil && len(list) < g.cfg.Rules.MinInstances:
+	if j, ok := g.settled(key, index, list); ok { // somebody was quicker
 		g.mu.Unlock()
-		return plain
-	case s == nil:
+		return j
+	}
+	s := g.sets[key]
+	if s == nil {
 		s = &service{name: strings.Clone(list[0].Service.Name), set: NewSet[*catalog.Instance](g.cfg.Rules)}
 		g.sets[strings.Clone(key)] = s
-	case index <= s.index:
-		shown := s.shown
-		g.mu.Unlock()
-		if index < s.index && shown.Hold == nil {
-			return plain // the reader's own, older state
-		}
-		return shown
 	}
 	now := g.cfg.Now()
-	s.raw, s.index = list, index
+	seen := members(list, s.raw, s.seen)
+	s.raw, s.seen, s.index = list, seen, index
 	reason := Recovered
 	if s.set.Expire(now) {
 		reason = Expired
 	}
-	s.set.See(members(list), now)
+	s.set.See(seen, now)
 	ev := g.show(s, reason)
 	shown := s.shown
 	if lost, _ := s.set.Count(); len(list) < g.cfg.Rules.MinInstances && lost == 0 {
@@ -139,6 +139,21 @@ func (g *Services) Judge(key string, index uint64, list []*catalog.Instance) Jud
 	g.mu.Unlock()
 	g.tell(ev)
 	return shown
+}
+
+// settled answers for what needs no judgement: services too small to be watched, and states that were judged already. The
+// caller holds mu.
+func (g *Services) settled(key string, index uint64, list []*catalog.Instance) (Judgement, bool) {
+	s := g.sets[key]
+	switch {
+	case s == nil:
+		return Judgement{Instances: list, Index: index}, len(list) < g.cfg.Rules.MinInstances
+	case index > s.index:
+		return Judgement{}, false
+	case index < s.index && s.shown.Hold == nil:
+		return Judgement{Instances: list, Index: index}, true // the reader's own, older state
+	}
+	return s.shown, true
 }
 
 // show makes what is shown of s anew and returns the event in it, if any. The caller holds mu.
@@ -272,9 +287,14 @@ func (g *Services) Guarded() map[string]uint64 {
 func keyOf(in *catalog.Instance) string { return in.Node.Name + "\x00" + in.Service.ID }
 
 // members turns instances into members: passing is better than warning, critical serves nobody. Maintenance is asked for.
-func members(list []*catalog.Instance) []Member[*catalog.Instance] {
+// before are the members of prev, from which those are taken that are the same.
+func members(list, prev []*catalog.Instance, before []Member[*catalog.Instance]) []Member[*catalog.Instance] {
 	out := make([]Member[*catalog.Instance], len(list))
 	for i, in := range list {
+		if i < len(prev) && prev[i] == in {
+			out[i] = before[i]
+			continue
+		}
 		out[i] = Member[*catalog.Instance]{Key: keyOf(in), Rank: rank(in.Status), Value: in}
 		if out[i].Rank == 0 {
 			out[i].Asked = in.Status == catalog.Maintenance || catalog.Aggregate(in.Checks) == catalog.Maintenance
