@@ -107,7 +107,7 @@ type fsmSnapshot struct {
 }
 
 func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
-	n, err := s.snap.WriteTo(sink)
+	n, err := s.snap.WriteTo(&paced{Writer: sink, since: time.Now()})
 	if err != nil {
 		_ = sink.Cancel()
 		return fmt.Errorf("consensus: write snapshot: %w", err)
