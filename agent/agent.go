@@ -90,6 +90,7 @@ type Agent struct {
 	handler      atomic.Pointer[api.Router]
 	memberEvents chan membership.Event
 	compareSoon  chan struct{} // asks the leader's job for a full comparison
+	sentries     sentries
 	admitSoon    chan struct{} // asks the leader's job to look for servers without a vote
 
 	ctx       context.Context // ends when the agent begins to stop

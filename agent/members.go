@@ -156,6 +156,14 @@ func (a *Agent) followMembers() {
 			if ev.Kind == membership.Join && isServer(m) {
 				a.sync.ServerUp()
 			}
+			if a.raft != nil && isServer(m) && m.ID() != a.id {
+				switch ev.Kind {
+				case membership.Join, membership.Update:
+					a.sentries.set(a.ctx, m)
+				case membership.Leave, membership.Reap:
+					a.sentries.end(m)
+				}
+			}
 			if ev.Kind == membership.Failed && isServer(m) {
 				a.dialer.Drop(m.ServerAddr())
 				a.relay.Suspect(m.ServerAddr())

@@ -47,7 +47,7 @@ func (r *reconciler) keepVigil(ctx context.Context, m membership.Member) (dead b
 	ctx, cancel := context.WithCancel(ctx)
 	v := &vigil{id: m.ID(), addr: m.GossipAddr(), cancel: cancel}
 	r.vigils[key] = v
-	go v.run(ctx, m, r.verdicts)
+	go v.run(ctx, m, func() bool { return r.sentries.dead(m.ID()) }, r.verdicts)
 	return false
 }
 
@@ -90,8 +90,8 @@ func (r *reconciler) judge(ctx context.Context, v verdict) error {
 	return r.setLiveness(ctx, v.member.Name, false)
 }
 
-// run reports death and return of a member until ctx ends.
-func (v *vigil) run(ctx context.Context, m membership.Member, to chan<- verdict) {
+// run reports death and return of a member until ctx ends. died says whether others here have seen its process die.
+func (v *vigil) run(ctx context.Context, m membership.Member, died func() bool, to chan<- verdict) {
 	tell := func(dead, silent bool) bool {
 		select {
 		case to <- verdict{m, v, dead, silent}:
@@ -100,13 +100,18 @@ func (v *vigil) run(ctx context.Context, m membership.Member, to chan<- verdict)
 			return false
 		}
 	}
+	answered := false // the port has been seen open by this vigil, so that refusing proves something
 	for {
 		found, err := membership.Watch(ctx, v.addr, membership.DefaultGrace)
 		if err != nil {
 			return
 		}
-		if found != membership.Dead {
-			if !rest(ctx, time.Second) {
+		if found != membership.Dead && !(died() && membership.Refused(ctx, v.addr)) && !(answered && refuses(ctx, v.addr)) {
+			pause := time.Second
+			if answered || isServer(m) {
+				pause = reviveEvery / 2
+			}
+			if !rest(ctx, pause) {
 				return
 			}
 			continue
@@ -129,8 +134,21 @@ func (v *vigil) run(ctx context.Context, m membership.Member, to chan<- verdict)
 				return
 			}
 		}
+		answered = true
 		if !tell(false, false) {
 			return
+		}
+	}
+}
+
+// refuses says whether a port refuses for as long as a quick restart takes.
+func refuses(ctx context.Context, addr string) bool {
+	for deadline := time.Now().Add(membership.DefaultGrace); ; {
+		if !membership.Refused(ctx, addr) {
+			return false
+		}
+		if time.Now().After(deadline) || !rest(ctx, reviveEvery/4) {
+			return ctx.Err() == nil
 		}
 	}
 }

@@ -90,7 +90,7 @@ func BenchmarkAppendByAge(b *testing.B) {
 // BenchmarkWritesBesideSnapshots: clients on a server with 200,000 keys, without and with snapshots one after the other.
 func BenchmarkWritesBesideSnapshots(b *testing.B) {
 	for b.Loop() {
-		c := newCluster(b, 1, onDisk, tuned(func(c *consensus.Config) { c.SnapshotThreshold, c.SnapshotInterval = 1 << 40, time.Hour }))
+		c := newCluster(b, 1, onDisk, tuned(func(c *consensus.Config) { c.SnapshotThreshold, c.SnapshotInterval = 1<<40, time.Hour }))
 		l := c.leader()
 		fill(b, l, 200_000, 200_000)
 		for _, writers := range []int{1, 16} {
@@ -138,11 +138,16 @@ func BenchmarkWritesBesideALaggard(b *testing.B) {
 		}
 		f := c.followers()[0]
 		measure := func(name string, until func() bool) {
-			ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+			limit := 4 * time.Second
+			if until != nil {
+				limit = time.Minute
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), limit)
 			defer cancel()
 			begin := time.Now()
 			if until != nil {
 				go func() {
+					defer cancel()
 					for ctx.Err() == nil && !until() {
 						time.Sleep(5 * time.Millisecond)
 					}
