@@ -22,7 +22,8 @@ type paced struct {
 func (p *paced) Write(b []byte) (int, error) {
 	n, err := p.Writer.Write(b)
 	if p.written += n; p.written >= paceBytes {
-		time.Sleep(min(time.Since(p.since), longestRest))
+		rest := time.NewTimer(min(time.Since(p.since), longestRest))
+		<-rest.C
 		p.since, p.written = time.Now(), 0
 	}
 	return n, err

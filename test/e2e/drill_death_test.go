@@ -104,8 +104,8 @@ func TestDrillDeath(t *testing.T) {
 	}
 }
 
-// TestDrillSilence measures the same for a machine whose cable is pulled: nothing proves its death, gossip has to find out.
-func TestDrillSilence(t *testing.T) {
+// TestDrillPulledCable measures the same for a machine whose cable is pulled: nothing proves its death, gossip has to find out.
+func TestDrillPulledCable(t *testing.T) {
 	l := newLab(t, 4)
 	for i := 1; i <= 3; i++ {
 		l.agent(i, "-server", "-bootstrap-expect=3")
