@@ -1,6 +1,7 @@
 package consensus_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -17,28 +18,28 @@ import (
 	"github.com/musterhq/muster/kv"
 )
 
-// flood writes through the leader until stop is called and counts what was acknowledged.
+// flood writes through whoever leads until stop is called, and counts what was acknowledged.
 func (c *cluster) flood(writers int) (acked *atomic.Int64, stop func()) {
 	acked = new(atomic.Int64)
-	l := c.leader()
-	quit := make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
+	stop = func() { cancel(); wg.Wait() }
+	c.t.Cleanup(stop)
 	for w := range writers {
 		wg.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-quit:
-					return
-				default:
-				}
+			members, at := c.snapshot(), 0
+			for i := 0; ctx.Err() == nil; i++ {
 				key := fmt.Sprintf("w%d/%d", w, i%500)
-				if res, err := l.Propose(ctxFor(c.t, 5*time.Second), set(key, strings.Repeat("v", i%3000))); err == nil && res.Code == kv.OK {
+				if res, err := members[at].Propose(ctx, set(key, strings.Repeat("v", i%3000))); err == nil && res.Code == kv.OK {
 					acked.Add(1)
+				} else {
+					at = (at + 1) % len(members)
+					breathe(ctx)
 				}
 			}
 		})
 	}
-	return acked, func() { close(quit); wg.Wait() }
+	return acked, stop
 }
 
 // TestBackupOfARunningServer takes backups under load of a server that snapshots and shortens its log all the time,

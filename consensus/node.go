@@ -45,6 +45,7 @@ type Node struct {
 	reads    chan *verifyWaiter // Consistent reads of this leadership
 
 	configuring sync.Mutex // one change of the configuration at a time
+	restoring   sync.Mutex // held while raft puts a backup in place: ending then, it would panic
 
 	stallMu   sync.Mutex // guards lastGiven
 	lastGiven time.Time  // when this server last gave up a term because of its disk
@@ -309,7 +310,9 @@ func (n *Node) Close(ctx context.Context) error {
 		}
 		close(n.closing)
 		n.drain(ctx)
+		n.restoring.Lock() // whatever ctx says: raft looks neither left nor right while it restores
 		err = n.raft.Shutdown().Error()
+		n.restoring.Unlock()
 		close(n.closed)
 		n.wg.Wait()
 		n.jobs.stop()

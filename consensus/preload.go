@@ -36,6 +36,14 @@ func (n *Node) preload(machine *fsm) error {
 	if err != nil {
 		return fmt.Errorf("consensus: log in %s: %w", n.cfg.Dir, err)
 	}
+	if last > 0 && last < meta.Index {
+		// The server ended between a snapshot that came from elsewhere and the removal of the log it replaces. The log store takes
+		// no entry after a gap, so this server could never append again.
+		if err := n.stores.logs.DeleteRange(first, last); err != nil {
+			return fmt.Errorf("consensus: remove the log that a snapshot replaced, in %s: %w", n.cfg.Dir, err)
+		}
+		first, last = 0, 0
+	}
 	last = min(last, n.dir.lastCommitted())
 	n.rcfg.NoSnapshotRestoreOnStart = true
 	n.progress.known.Store(last > 0 || meta.Index > 0)

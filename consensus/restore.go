@@ -19,6 +19,13 @@ func (n *Node) Restore(ctx context.Context, r io.Reader, size int64) error {
 	}
 	n.configuring.Lock()
 	defer n.configuring.Unlock()
+	n.restoring.Lock()
+	defer n.restoring.Unlock()
+	select {
+	case <-n.closing:
+		return ErrClosed
+	default:
+	}
 	src := &checkedReader{r: io.LimitReader(r, size)}
 	err := n.raft.Restore(&raft.SnapshotMeta{Version: raft.SnapshotVersionMax, Size: size}, src, 0)
 	switch {

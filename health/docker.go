@@ -10,7 +10,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"time"
 )
 
 // dockerProber runs a program in a container by three requests to the daemon's HTTP API: create the exec, start it and
@@ -42,11 +41,10 @@ func (p *dockerProber) probe(ctx context.Context) (Status, string) {
 	if p.err != nil {
 		return Critical, p.err.Error()
 	}
-	began := time.Now()
 	code, out, err := p.run(ctx)
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return Critical, timedOut(ctx, began)
+		return Critical, timedOut(ctx)
 	case err != nil:
 		return Critical, fmt.Sprintf("Docker: %v", err)
 	}

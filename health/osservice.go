@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
-	"time"
 )
 
 // osServiceProber asks systemd for the state of a unit. It runs systemctl, the one interface that every systemd has
@@ -38,10 +37,9 @@ func (p osServiceProber) probe(ctx context.Context) (Status, string) {
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.WaitDelay = pipeDelay
 	ownGroup(cmd)
-	began := time.Now()
 	err := cmd.Run()
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return Critical, timedOut(ctx, began)
+		return Critical, timedOut(ctx)
 	}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {

@@ -87,7 +87,7 @@ func (c *probeCheck) run(ctx context.Context) {
 }
 
 func (c *probeCheck) once(parent context.Context) {
-	ctx, cancel := context.WithTimeout(parent, c.timeout)
+	ctx, cancel := context.WithTimeoutCause(parent, c.timeout, timeLimit(c.timeout))
 	result, output := c.p.probe(ctx)
 	cancel()
 	if parent.Err() != nil { // stopped: the result is the stop's doing

@@ -23,10 +23,9 @@ func (p scriptProber) probe(ctx context.Context) (Status, string) {
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.WaitDelay = pipeDelay
 	ownGroup(cmd)
-	began := time.Now()
 	err := cmd.Run()
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return Critical, timedOut(ctx, began)
+		return Critical, timedOut(ctx)
 	}
 	var exit *exec.ExitError
 	switch {
@@ -49,11 +48,12 @@ func exitStatus(code int) Status {
 	return Critical
 }
 
-// timedOut is the output of a program that took too long.
-func timedOut(ctx context.Context, began time.Time) string {
-	limit := time.Since(began)
-	if deadline, ok := ctx.Deadline(); ok {
-		limit = deadline.Sub(began)
-	}
-	return fmt.Sprintf("Timed out (%s) running check", limit.Round(time.Millisecond))
+// timeLimit is why a probe was ended: it took longer than its Timeout.
+type timeLimit time.Duration
+
+func (l timeLimit) Error() string {
+	return fmt.Sprintf("Timed out (%s) running check", time.Duration(l).Round(time.Millisecond))
 }
+
+// timedOut is the output of a program that took too long: it names the limit, not what a late start has left of it.
+func timedOut(ctx context.Context) string { return context.Cause(ctx).Error() }

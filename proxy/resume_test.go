@@ -185,10 +185,14 @@ func TestAnswerEndsWhenNobodyIsLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
+	got := make([]byte, len(line(1)+line(2)+line(3)))
+	if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != line(1)+line(2)+line(3) { // the server dies after them
+		t.Fatalf("%q, %v; want three records", got, err)
+	}
 	b.CloseClientConnections()
 	b.Close()
-	if got, err := io.ReadAll(resp.Body); err != nil || string(got) != line(1)+line(2)+line(3) {
-		t.Errorf("%q, %v; want three records and an orderly end", got, err)
+	if rest, err := io.ReadAll(resp.Body); err != nil || len(rest) > 0 {
+		t.Errorf("after the records: %q, %v; want an orderly end", rest, err)
 	}
 }
 

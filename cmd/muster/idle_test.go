@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -55,6 +56,7 @@ func TestReadHeap(t *testing.T) {
 		data[i] = make([]byte, 1<<20)
 	}
 	after := readHeap()
+	runtime.KeepAlive(data)
 	if after.allocated-before.allocated < 64<<20 || after.held < 64<<20 || len(data) != 64 {
 		t.Errorf("64 MiB more went from %+v to %+v", before, after)
 	}
