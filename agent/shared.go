@@ -75,7 +75,7 @@ func (a *Agent) reportViews() {
 		switch since := a.views.Outage(); {
 		case !since.IsZero() && !outage:
 			outage = true
-			a.log.Error("no server can be reached: what was known last is answered, writes are refused", "since", since.UTC().Format(time.RFC3339), "answers", s.Entries)
+			a.log.Error("no server answers: what was known last is given, writes are refused", "since", since.UTC().Format(time.RFC3339), "answers", s.Entries)
 		case since.IsZero() && outage:
 			outage = false
 			a.log.Info("servers answer again")

@@ -37,7 +37,7 @@ func (a *API) Share(r *http.Request) (api.Shared, bool) {
 	default:
 		s.Keep = slices.ContainsFunc(keptPaths, func(p string) bool { return strings.HasPrefix(r.URL.Path, p) })
 	}
-	if q.MaxStale > 0 && s.Index > 0 {
+	if q.has("max_stale") && s.Index > 0 {
 		return api.Shared{}, false // the bound is this client's own
 	}
 	name, asked := canonical(&q.params)
@@ -67,7 +67,7 @@ func canonical(p *params) (name, asked string) {
 		switch q.key {
 		case "index", "wait":
 			continue
-		case "token", "stale", "leader", "max_stale", "cached":
+		case "token", "stale", "leader", "max_stale":
 		default:
 			names = append(names, pair)
 		}

@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -140,4 +141,84 @@ func TestLastKnownGood(t *testing.T) {
 		a := p.Do(http.MethodGet, paths[0], "")
 		return a.Header.Get("X-Muster-Stale") == "" && strings.Contains(a.Body, `"Port":81`)
 	})
+}
+
+// asked is how many requests of a route a server has been sent.
+func asked(t *testing.T, s *testcluster.Host, route string) (n float64) {
+	t.Helper()
+	for line := range strings.Lines(s.Do(http.MethodGet, "/metrics", "").Body) {
+		if strings.HasPrefix(line, "consul_http_requests") && strings.Contains(line, `"`+route+`"`) {
+			v, err := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndexByte(line, ' ')+1:]), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += v
+		}
+	}
+	return n
+}
+
+// TestManyClientsCostTheServersAsOne: a thousand blocking queries and two hundred watches through one proxy are one question
+// and one stream to the server, and each change reaches them all.
+func TestManyClientsCostTheServersAsOne(t *testing.T) {
+	t.Parallel()
+	c := testcluster.Start(t, 1, 1, `-hcl=limits { http_max_conns_per_client = 0 }`)
+	s, p := c.Servers[0], c.Proxies[0]
+	registerWeb(t, s, 80)
+	const path = "/v1/health/service/web"
+	index := p.Do(http.MethodGet, path, "").Index()
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 2000}, Timeout: testcluster.Patience}
+	defer client.CloseIdleConnections()
+	get := func(path string) string {
+		resp, err := client.Get(p.URL(path))
+		if err != nil {
+			return err.Error()
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return err.Error()
+		}
+		return string(b)
+	}
+	waiting := func(n string) {
+		t.Helper()
+		testcluster.Eventually(t, n+" clients wait", func() bool {
+			var self struct{ Stats map[string]map[string]string }
+			return p.Get("/v1/agent/self", &self) && self.Stats["proxy"]["waiters"] == n
+		})
+	}
+	const clients, watchers = 1000, 200
+	before, beforeKeys := asked(t, s, "/v1/health/service/"), asked(t, s, "/v2/keys/")
+	answers := make(chan string, clients+watchers)
+	for range clients {
+		go func() { answers <- get(path + "?wait=5m&index=" + strconv.FormatUint(index, 10)) }()
+	}
+	for range watchers {
+		go func() { answers <- get("/v2/keys/a?wait=true&recursive=true") }()
+	}
+	waiting(strconv.Itoa(clients + watchers))
+	registerWeb(t, s, 81)
+	for range clients {
+		if a := <-answers; !strings.Contains(a, `"Port":81`) {
+			t.Fatalf("a client of %d got %.300s", clients, a)
+		}
+	}
+	s.Put(t, "/v2/keys/a/b", "value=1")
+	for range watchers {
+		if a := <-answers; !strings.Contains(a, `"key":"/a/b"`) {
+			t.Fatalf("a watcher of %d got %.300s", watchers, a)
+		}
+	}
+	waiting("0")
+	// The server brings all counts up to date at once, now and then: when this one is there, all before it are.
+	mark := asked(t, s, "/v1/catalog/datacenters")
+	s.Do(http.MethodGet, "/v1/catalog/datacenters", "")
+	testcluster.Eventually(t, "the server has counted", func() bool { return asked(t, s, "/v1/catalog/datacenters") > mark })
+	if n := asked(t, s, "/v1/health/service/") - before; n > 10 {
+		t.Errorf("%d clients cost the server %v questions", clients, n)
+	}
+	if n := asked(t, s, "/v2/keys/") - beforeKeys; n > 3 { // the write is one, and a stream counts when it ends
+		t.Errorf("%d watchers cost the server %v requests", watchers, n)
+	}
 }
