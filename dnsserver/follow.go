@@ -312,6 +312,7 @@ func (f *FollowSource) add(it *item) *item {
 	if len(f.items) >= f.cfg.MaxNames {
 		f.evict()
 	}
+	it.used.Store(time.Now().UnixNano())
 	f.items[it.key] = it
 	return it
 }
@@ -320,10 +321,12 @@ func (f *FollowSource) add(it *item) *item {
 // for longest. So names made up by somebody push out each other and not those in use.
 func (f *FollowSource) evict() {
 	var worst *item
+	missing := func(it *item) bool { // not: about to be known, for somebody waits for it
+		v := it.now.Load()
+		return v != nil && v.missing
+	}
 	worse := func(a, b *item) bool {
-		av, bv := a.now.Load(), b.now.Load()
-		am, bm := av == nil || av.missing, bv == nil || bv.missing
-		if am != bm {
+		if am, bm := missing(a), missing(b); am != bm {
 			return am
 		}
 		return a.used.Load() < b.used.Load()

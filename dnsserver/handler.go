@@ -21,7 +21,8 @@ func (h handler) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
 	s := h.s
 	s.counters.queries.Add(1)
 	st := s.settings.Load()
-	if !h.tcp {
+	working := !h.tcp // counts among those at work until it is answered
+	if working {
 		if !s.clients.allow(addrOf(w.RemoteAddr()), st.ClientRate) {
 			s.counters.limited.Add(1)
 			return
@@ -31,7 +32,11 @@ func (h handler) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
 			s.counters.dropped.Add(1)
 			return // the client asks again; an answer would cost what we do not have
 		}
-		defer s.inflight.Add(-1)
+		defer func() {
+			if working {
+				s.inflight.Add(-1)
+			}
+		}()
 	}
 	defer s.guard(w, req)
 	rcode, ok := acceptable(req)
@@ -52,15 +57,22 @@ func (h handler) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
 		return
 	}
 	if p, ok := w.RemoteAddr().(*peer); ok && p.begin() {
-		go h.beside(p, w, req, opts, st, name, asker)
+		go h.beside(p.end, w, req, opts, st, name, asker)
+		return
+	}
+	if u, ok := w.(*udpWriter); ok {
+		working = false
+		u.socket.pending.Add(1)
+		end := func() { s.inflight.Add(-1); u.socket.pending.Done() }
+		go h.beside(end, u.later(), req, opts, st, name, asker)
 		return
 	}
 	h.slow(w, req, opts, st, name, asker)
 }
 
-// beside does the slow way beside the next questions of a connection.
-func (h handler) beside(p *peer, w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, name string, asker catalog.Place) {
-	defer p.end()
+// beside does the slow way beside the next questions of a connection or a socket.
+func (h handler) beside(end func(), w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, name string, asker catalog.Place) {
+	defer end()
 	defer h.s.guard(w, req)
 	h.slow(w, req, opts, st, name, asker)
 }

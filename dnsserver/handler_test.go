@@ -1,13 +1,14 @@
 package dnsserver
 
 import (
-	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/net/ipv4"
 
 	"github.com/musterhq/muster/guard"
 )
@@ -95,33 +96,28 @@ func FuzzPacket(f *testing.F) {
 	})
 }
 
-// onePacket is a socket on which one packet arrives.
-type onePacket struct {
-	packet  []byte
-	read    bool
-	answers [][]byte
+// answersOf is a socket that keeps what is sent.
+type answersOf struct {
+	net.PacketConn
+	mu   sync.Mutex
+	sent [][]byte
 }
 
-var errNoMore = errors.New("no more packets")
-
-func (o *onePacket) ReadFrom(b []byte) (int, net.Addr, error) {
-	if o.read {
-		return 0, nil, errNoMore
-	}
-	o.read = true
-	return copy(b, o.packet), &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 4000}, nil
-}
-
-func (o *onePacket) WriteTo(b []byte, _ net.Addr) (int, error) {
-	o.answers = append(o.answers, append([]byte(nil), b...))
+func (o *answersOf) WriteTo(b []byte, _ net.Addr) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.sent = append(o.sent, append([]byte(nil), b...))
 	return len(b), nil
 }
 
-func (o *onePacket) Close() error                     { return nil }
-func (o *onePacket) LocalAddr() net.Addr              { return &net.UDPAddr{} }
-func (o *onePacket) SetDeadline(time.Time) error      { return nil }
-func (o *onePacket) SetReadDeadline(time.Time) error  { return nil }
-func (o *onePacket) SetWriteDeadline(time.Time) error { return nil }
+func (o *answersOf) WriteBatch(ms []ipv4.Message, _ int) (int, error) {
+	for _, m := range ms {
+		_, _ = o.WriteTo(m.Buffers[0], m.Addr)
+	}
+	return len(ms), nil
+}
+
+func (o *answersOf) ReadBatch([]ipv4.Message, int) (int, error) { return 0, net.ErrClosed }
 
 // FuzzRawPacket: whatever bytes arrive over UDP, there is one answer at most, it belongs to the packet, and it is not
 // larger than what the packet, if it is a question, says that may come back.
@@ -155,20 +151,20 @@ func FuzzRawPacket(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, packet []byte) {
-		sock := &onePacket{packet: packet}
-		d := &dns.Server{PacketConn: sock, Handler: handler{s, false}, UDPSize: maxQuery}
-		if err := d.ActivateAndServe(); !errors.Is(err, errNoMore) { // returns when the packet has been dealt with
-			t.Fatal(err)
-		}
+		sock := &answersOf{}
+		u := makeUDPSocket(handler{s, false}, sock, sock)
+		u.answer(packet[:min(len(packet), maxQuery)], &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 4000})
+		u.flush()
+		u.pending.Wait()
 		if s.counters.panics.Load() > 0 {
 			t.Fatal("a panic was caught")
 		}
-		if len(sock.answers) == 0 {
+		if len(sock.sent) == 0 {
 			return
 		}
-		got, resp, req := sock.answers[0], new(dns.Msg), new(dns.Msg)
-		if err := resp.Unpack(got); err != nil || len(sock.answers) > 1 || len(packet) < 12 || !resp.Response || got[0] != packet[0] || got[1] != packet[1] {
-			t.Fatalf("%x\nis answered by %d answers, %v\n%v", packet, len(sock.answers), err, resp)
+		got, resp, req := sock.sent[0], new(dns.Msg), new(dns.Msg)
+		if err := resp.Unpack(got); err != nil || len(sock.sent) > 1 || len(packet) < 12 || !resp.Response || got[0] != packet[0] || got[1] != packet[1] {
+			t.Fatalf("%x\nis answered by %d answers, %v\n%v", packet, len(sock.sent), err, resp)
 		}
 		most := max(len(packet), 12) // of a packet that cannot be read, the question at most
 		if len(packet) <= maxQuery && req.Unpack(packet) == nil {

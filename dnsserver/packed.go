@@ -62,8 +62,8 @@ func (s *set) pack(groups []group, qtype uint16, domain string) bool {
 	s.limited = qtype != dns.TypeSRV
 	names := map[string]int32{}
 	extras := map[string]uint16{}
-	var buf [65535]byte
-	n, err := dns.PackDomainName(domain, buf[:], 0, nil, false)
+	buf := make([]byte, 512) // names need 255; records that need more get more
+	n, err := dns.PackDomainName(domain, buf, 0, nil, false)
 	if err != nil {
 		return false
 	}
@@ -72,7 +72,7 @@ func (s *set) pack(groups []group, qtype uint16, domain string) bool {
 		if i, ok := names[fqdn]; ok {
 			return i, true
 		}
-		n, err := dns.PackDomainName(fqdn, buf[:], 0, nil, false)
+		n, err := dns.PackDomainName(fqdn, buf, 0, nil, false)
 		if err != nil || n < s.domainLen {
 			return 0, false
 		}
@@ -85,7 +85,7 @@ func (s *set) pack(groups []group, qtype uint16, domain string) bool {
 		if len(g.answer) != 1 {
 			return false
 		}
-		rest, ok := packRest(g.answer[0], buf[:])
+		rest, ok := packRest(g.answer[0], &buf)
 		if !ok {
 			return false
 		}
@@ -109,7 +109,7 @@ func (s *set) pack(groups []group, qtype uint16, domain string) bool {
 				if !ok {
 					return false
 				}
-				rest, ok := packRest(rr, buf[:])
+				rest, ok := packRest(rr, &buf)
 				if !ok {
 					return false
 				}
@@ -125,10 +125,13 @@ func (s *set) pack(groups []group, qtype uint16, domain string) bool {
 	return len(s.ends) > 0
 }
 
-// packRest packs rr into buf and returns all but its owner name.
-func packRest(rr dns.RR, buf []byte) ([]byte, bool) {
-	owner := rr.Header().Name
-	start, err := dns.PackDomainName(owner, buf, 0, nil, false)
+// packRest packs rr into room, which grows if it must, and returns all but its owner name.
+func packRest(rr dns.RR, room *[]byte) ([]byte, bool) {
+	if n := dns.Len(rr); n > len(*room) {
+		*room = make([]byte, n)
+	}
+	buf := *room
+	start, err := dns.PackDomainName(rr.Header().Name, buf, 0, nil, false)
 	if err != nil {
 		return nil, false
 	}

@@ -52,6 +52,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	servers  []*dns.Server
+	sockets  []*udpSocket
 	addrs    []string
 	tlsAddrs []string
 	finished sync.WaitGroup
@@ -118,7 +119,12 @@ func (s *Server) Start() error {
 			return err
 		}
 		s.addrs = append(s.addrs, ln.Addr().String())
-		s.serve(&dns.Server{PacketConn: pc, Handler: handler{s, false}, UDPSize: maxQuery})
+		if u, ok := newUDPSocket(handler{s, false}, pc); ok {
+			s.sockets = append(s.sockets, u)
+			s.finished.Go(u.serve)
+		} else {
+			s.serve(&dns.Server{PacketConn: pc, Handler: handler{s, false}, UDPSize: maxQuery})
+		}
 		s.serveConns(st, ln, nil)
 	}
 	for _, addr := range st.TLSAddrs {
@@ -167,7 +173,10 @@ func (s *Server) abandon() {
 	for _, d := range s.servers {
 		_ = d.Shutdown()
 	}
-	s.servers, s.addrs, s.tlsAddrs = nil, nil, nil
+	for _, u := range s.sockets {
+		_ = u.stop(context.Background())
+	}
+	s.servers, s.sockets, s.addrs, s.tlsAddrs = nil, nil, nil, nil
 }
 
 // Addrs are the addresses listened on, in the order of Config.Addrs, with real port numbers.
@@ -188,12 +197,17 @@ func (s *Server) TLSAddrs() []string {
 // not.
 func (s *Server) Close(ctx context.Context) error {
 	s.mu.Lock()
-	servers := s.servers
-	s.servers = nil
+	servers, sockets := s.servers, s.sockets
+	s.servers, s.sockets = nil, nil
 	s.mu.Unlock()
 	var errs []error
 	for _, d := range servers {
 		if err := d.ShutdownContext(ctx); err != nil && ctx.Err() != nil {
+			errs = append(errs, fmt.Errorf("dns: stop: %w", err))
+		}
+	}
+	for _, u := range sockets {
+		if err := u.stop(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("dns: stop: %w", err))
 		}
 	}

@@ -673,3 +673,83 @@ func TestCloseIsRepeatable(t *testing.T) {
 		}
 	}
 }
+
+// Every kind of address is served over UDP: those that answers leave from by themselves, and those of the whole machine.
+func TestEveryKindOfAddress(t *testing.T) {
+	addrs := []string{"127.0.0.1:0", "0.0.0.0:0", "[::]:0"}
+	if l, err := net.ListenPacket("udp", "[::1]:0"); err == nil {
+		_ = l.Close()
+		addrs = append(addrs, "[::1]:0")
+	}
+	c := contractConfig()
+	c.Addrs = addrs
+	s := start(t, c, NewTreeSource(contractWorld(t).tree.Snap))
+	for i, addr := range s.Addrs() {
+		host, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ip := net.ParseIP(host); ip.IsUnspecified() { // answers come from the address that was asked
+			host = "127.0.9.8"
+		}
+		conn, err := net.Dial("udp", net.JoinHostPort(host, port)) // which takes answers from there alone
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		for _, name := range []string{"web.service.consul.", "web.service.consul.", "no.service.consul."} {
+			m := new(dns.Msg)
+			m.SetQuestion(name, dns.TypeA)
+			client := dns.Client{Timeout: patience}
+			r, _, err := client.ExchangeWithConn(m, &dns.Conn{Conn: conn})
+			if err != nil || (r.Rcode == 0) != (len(r.Answer) == 2) {
+				t.Errorf("%s: %v %v", addrs[i], r, err)
+			}
+		}
+	}
+}
+
+// Questions that come at once are all answered, those that take longer beside the others.
+func TestBursts(t *testing.T) {
+	release := make(chan struct{})
+	slow, _ := upstream(t, func(w dns.ResponseWriter, r *dns.Msg) { <-release; outside(w, r) })
+	c := contractConfig()
+	c.Recursors, c.RecursorTimeout = []string{slow}, patience
+	s := start(t, c, NewTreeSource(contractWorld(t).tree.Snap))
+	ask(t, s, "udp", "web.service.consul.", dns.TypeA, 0) // makes the packed set
+	conn, err := net.Dial("udp", s.Addrs()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(2 * patience))
+	const n = 4 * batch
+	names := []string{"web.service.consul.", "web1.node.consul.", "no.service.consul.", "www.ok.test."}
+	for id := range n {
+		if _, err := conn.Write(framed(t, uint16(id), names[id%4], dns.TypeA)[2:]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dc, seen := &dns.Conn{Conn: conn}, map[uint16]bool{}
+	read := func(count int) {
+		t.Helper()
+		for range count {
+			r, err := dc.ReadMsg()
+			if err != nil || seen[r.Id] || r.Question[0].Name != names[r.Id%4] || (r.Rcode == dns.RcodeSuccess) != (r.Id%4 != 2) {
+				t.Fatalf("%v %v", r, err)
+			}
+			seen[r.Id] = true
+		}
+	}
+	read(n / 4 * 3)
+	for id := range seen {
+		if id%4 == 3 {
+			t.Errorf("%d was answered before the recursor", id)
+		}
+	}
+	close(release)
+	read(n / 4)
+	if s.inflight.Load() > 1 { // the last one may still be leaving
+		t.Errorf("%d questions are said to be at work", s.inflight.Load())
+	}
+}

@@ -48,10 +48,6 @@ func (b *bench) names() error {
 		}
 	}
 	rows := []row{
-		{name: "resident memory of a server with 10,000 services, MiB", format: "%.1f", sides: own(func() (sample, error) { return server().resident() })},
-		{name: "– after each was asked for by A and SRV, MiB", format: "%.1f", prepare: askAll(server), sides: own(func() (sample, error) { return server().resident() })},
-		{name: "resident memory of a proxy, MiB", format: "%.1f", sides: own(func() (sample, error) { return proxy.resident() })},
-		{name: "– after it was asked for 10,000 names by A and SRV, MiB", format: "%.1f", prepare: askAll(func() *process { return proxy }), sides: own(func() (sample, error) { return proxy.resident() })},
 		{name: "storm of made-up names at a proxy: answers/s", format: "%.0f", sides: value(&under.rate), prepare: func() (err error) {
 			if quiet, err = b.storm("", server(), proxy); err == nil {
 				under, err = b.storm(perf, server(), proxy)
@@ -62,6 +58,10 @@ func (b *bench) names() error {
 		{name: "– requests/s at the server, in the storm", format: "%.1f", sides: value(&under.requests)},
 		{name: "– p99 of another client of the proxy, quiet, ms", format: "%.2f", sides: value(&quiet.p99)},
 		{name: "– p99 of another client of the proxy, in the storm, ms", format: "%.2f", sides: value(&under.p99)},
+		{name: "resident memory of a server with 10,000 services, MiB", format: "%.1f", sides: own(func() (sample, error) { return server().resident() })},
+		{name: "– after each was asked for by A and SRV, MiB", format: "%.1f", prepare: askAll(server), sides: own(func() (sample, error) { return server().resident() })},
+		{name: "resident memory of a proxy, MiB", format: "%.1f", sides: own(func() (sample, error) { return proxy.resident() })},
+		{name: "– after it was asked for 10,000 names by A and SRV, MiB", format: "%.1f", prepare: askAll(func() *process { return proxy }), sides: own(func() (sample, error) { return proxy.resident() })},
 	}
 	if !b.wants(rows) {
 		return nil

@@ -1,0 +1,178 @@
+package dnsserver
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+)
+
+// batch is how many questions are read, and answers written, by one system call.
+const batch = 32
+
+// udpSocket serves one address over UDP. Questions that a packed set answers are answered by the goroutine that
+// reads them, for a goroutine and a system call each would cost more than the answer; all others get a goroutine.
+type udpSocket struct {
+	h       handler
+	conn    net.PacketConn
+	many    batches
+	out     []ipv4.Message // answers of the present batch; of the reading goroutine alone
+	queued  int
+	pending sync.WaitGroup // questions with a goroutine
+	ended   chan struct{}
+}
+
+// batches are what ipv4.PacketConn and ipv6.PacketConn have in common. Without such system calls they move one packet at
+// a time.
+type batches interface {
+	ReadBatch(ms []ipv4.Message, flags int) (int, error)
+	WriteBatch(ms []ipv4.Message, flags int) (int, error)
+}
+
+// newUDPSocket takes over conn. It reports false for sockets of all addresses of the machine: which of them a question came
+// to, and the answer has to come from, is left to package dns.
+func newUDPSocket(h handler, conn net.PacketConn) (*udpSocket, bool) {
+	switch addr := addrOf(conn.LocalAddr()); {
+	case addr.IsUnspecified():
+		return nil, false
+	case addr.Is4():
+		return makeUDPSocket(h, conn, ipv4.NewPacketConn(conn)), true
+	default:
+		return makeUDPSocket(h, conn, ipv6.NewPacketConn(conn)), true
+	}
+}
+
+func makeUDPSocket(h handler, conn net.PacketConn, many batches) *udpSocket {
+	u := &udpSocket{h: h, conn: conn, many: many, out: make([]ipv4.Message, batch), ended: make(chan struct{})}
+	for i := range u.out {
+		u.out[i].Buffers = make([][]byte, 1)
+	}
+	return u
+}
+
+// serve answers until stop.
+func (u *udpSocket) serve() {
+	defer close(u.ended)
+	in := make([]ipv4.Message, batch)
+	for i := range in {
+		in[i].Buffers = [][]byte{make([]byte, maxQuery)}
+	}
+	for {
+		n, err := u.many.ReadBatch(in, 0)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			u.h.s.log.Error("dns: reading from a socket", "address", u.conn.LocalAddr().String(), "error", err)
+			pause(u.h.s.ctx, 10*time.Millisecond)
+			continue
+		}
+		for i := range in[:n] {
+			u.answer(in[i].Buffers[0][:in[i].N], in[i].Addr)
+		}
+		u.flush()
+	}
+}
+
+// answer deals with one packet as package dns does: what is no question is ignored, what cannot be read is refused by a
+// header alone.
+func (u *udpSocket) answer(packet []byte, from net.Addr) {
+	if len(packet) < 12 || from == nil {
+		return
+	}
+	word := func(i int) uint16 { return binary.BigEndian.Uint16(packet[i:]) }
+	h := dns.Header{Id: word(0), Bits: word(2), Qdcount: word(4), Ancount: word(6), Nscount: word(8), Arcount: word(10)}
+	w, req := &udpWriter{socket: u, to: from, inBatch: true}, new(dns.Msg)
+	action := dns.DefaultMsgAcceptFunc(h)
+	if action == dns.MsgIgnore {
+		return
+	}
+	if action == dns.MsgAccept && req.Unpack(packet) == nil {
+		u.h.ServeDNS(w, req)
+		return
+	}
+	no := dns.Msg{MsgHdr: dns.MsgHdr{Id: h.Id, Response: true, Opcode: int(h.Bits>>11) & 0xF, RecursionDesired: h.Bits&(1<<8) != 0, Rcode: dns.RcodeFormatError}}
+	if action == dns.MsgRejectNotImplemented {
+		no.Rcode = dns.RcodeNotImplemented
+	}
+	u.h.s.counters.refused.Add(1)
+	_ = w.WriteMsg(&no)
+}
+
+// flush sends the answers of the batch. One that cannot be sent holds up no other.
+func (u *udpSocket) flush() {
+	for from := 0; from < u.queued; {
+		n, err := u.many.WriteBatch(u.out[from:u.queued], 0)
+		if err != nil {
+			u.h.s.counters.writeFailed.Add(1)
+			n = max(n, 0) + 1
+		}
+		from += n
+	}
+	u.queued = 0
+}
+
+// stop ends the reading, waits for what is being answered until ctx ends, and closes the socket.
+func (u *udpSocket) stop(ctx context.Context) error {
+	_ = u.conn.SetReadDeadline(time.Unix(1, 0))
+	defer u.conn.Close()
+	finished := make(chan struct{})
+	go func() {
+		<-u.ended
+		u.pending.Wait()
+		close(finished)
+	}()
+	select {
+	case <-finished:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// udpWriter takes the answer to one packet: in the batch, or, for the goroutine of a question, on its own.
+type udpWriter struct {
+	socket  *udpSocket
+	to      net.Addr
+	inBatch bool
+}
+
+// later is the writer for a goroutine of the question.
+func (w *udpWriter) later() *udpWriter { return &udpWriter{socket: w.socket, to: w.to} }
+
+// Write keeps a copy: the caller uses b again.
+func (w *udpWriter) Write(b []byte) (int, error) {
+	u := w.socket
+	if !w.inBatch {
+		return u.conn.WriteTo(b, w.to)
+	}
+	if u.queued == len(u.out) {
+		u.flush()
+	}
+	m := &u.out[u.queued]
+	m.Buffers[0], m.Addr = append(m.Buffers[0][:0], b...), w.to
+	u.queued++
+	return len(b), nil
+}
+
+func (w *udpWriter) WriteMsg(m *dns.Msg) error {
+	b, err := m.Pack()
+	if err == nil {
+		_, err = w.Write(b)
+	}
+	return err
+}
+
+func (w *udpWriter) LocalAddr() net.Addr  { return w.socket.conn.LocalAddr() }
+func (w *udpWriter) RemoteAddr() net.Addr { return w.to }
+func (w *udpWriter) Close() error         { return nil }
+func (w *udpWriter) TsigStatus() error    { return nil }
+func (w *udpWriter) TsigTimersOnly(bool)  {}
+func (w *udpWriter) Hijack()              {}
