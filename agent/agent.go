@@ -34,6 +34,7 @@ import (
 	"github.com/musterhq/muster/membership"
 	"github.com/musterhq/muster/peer"
 	"github.com/musterhq/muster/proxy"
+	"github.com/musterhq/muster/upstream"
 )
 
 // Options are what a Config does not hold: where output goes, and seams for tests.
@@ -84,7 +85,8 @@ type Agent struct {
 	agentAPI  *consul.AgentAPI
 	etcd      *etcd.Dialect
 	dns       *dnsserver.Server
-	dnsView   *dnsserver.FollowSource          // what a proxy's DNS answers from
+	view      localView
+	upstreams *upstream.Upstreams
 	overHTTPS atomic.Pointer[dnsserver.Server] // the same, for a route that exists before it
 
 	handler      atomic.Pointer[api.Router]
@@ -151,7 +153,9 @@ func (a *Agent) open(ctx context.Context) error {
 		{"local registry", a.openRegistry},            // before gossip: checks of the last run are known when we are seen
 		{"", a.openGossip},
 		{"routes", a.openRoutes}, // before any listener that uses them
+		{"view of services", a.openView},
 		{"DNS", a.startDNS},
+		{"", a.openUpstreams}, // after the view it asks
 		{"HTTP", a.startHTTP},
 		{"cluster", func() error { return a.startCluster(ctx) }},
 	}

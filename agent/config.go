@@ -224,6 +224,9 @@ type Config struct {
 	// EnableDebug serves profiles at /debug/pprof/. Default: false (true with -dev).
 	EnableDebug bool `key:"enable_debug"`
 
+	// Upstreams are local ports for services that run elsewhere. `upstream` blocks are collected here.
+	Upstreams []UpstreamConfig `key:"upstreams"`
+
 	// Watches run a handler for each new state of something. They are started anew by a reload.
 	Watches []WatchConfig `key:"watches"`
 

@@ -121,7 +121,7 @@ func (d *decoder) fail(path, format string, args ...any) {
 
 // config decodes a whole source into c.
 func (d *decoder) config(c *Config, tree map[string]any) {
-	for _, one := range [...]struct{ singular, plural string }{{"service", "services"}, {"check", "checks"}} {
+	for _, one := range [...]struct{ singular, plural string }{{"service", "services"}, {"check", "checks"}, {"upstream", "upstreams"}} {
 		if v, ok := tree[one.singular]; ok { // a singular block is one more element of the list
 			tree[one.plural] = append(asList(tree[one.plural]), asList(v)...)
 			delete(tree, one.singular)

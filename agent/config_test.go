@@ -463,10 +463,13 @@ func TestExamples(t *testing.T) {
 	if len(c.Services) != 2 || c.Services[0].Check.Status != "passing" {
 		t.Errorf("dev.hcl: %+v", c.Services)
 	}
-	for _, name := range []string{"server.hcl", "proxy.hcl"} {
+	for _, name := range []string{"server.hcl", "proxy.hcl", "upstream.hcl"} {
 		l := newLoader()
 		l.host = machine("10.0.0.1")
 		l.paths = []string{"../configs/" + name}
+		if name == "upstream.hcl" { // an addition to another file
+			l.paths = []string{"../configs/proxy.hcl", "../configs/upstream.hcl"}
+		}
 		c, warns, err := l.finish(nil)
 		if err != nil || len(warns) > 0 {
 			t.Errorf("%s: %v, warnings %v", name, err, warns)

@@ -64,6 +64,7 @@ func (v *validator) run() {
 	v.times()
 	v.numbers()
 	v.words()
+	v.upstreams()
 	v.definitions()
 	for _, key := range sortedKeys(idle) {
 		if v.set(key) {
@@ -457,6 +458,25 @@ func (v *validator) origins() {
 		u, err := url.Parse(o)
 		if o != "*" && (err != nil || u.Host == "" || u.Scheme+"://"+u.Host != o) {
 			v.bad("cors", "expected * or an origin such as https://ui.example:8443, got %q", o)
+		}
+	}
+}
+
+// upstreams checks the local ports.
+func (v *validator) upstreams() {
+	seen := map[string]int{}
+	for i := range v.c.Upstreams {
+		c, key := &v.c.Upstreams[i], fmt.Sprintf("upstreams[%d]", i)
+		if err := c.check(v.c.Datacenter); err != nil {
+			v.bad(key, "%v", err)
+			continue
+		}
+		if j, twice := seen[c.Listen]; twice {
+			v.bad(key, "listens at %s, as upstreams[%d] does", c.Listen, j)
+		}
+		seen[c.Listen] = i
+		if !c.local() {
+			v.warn(key, "%s is reachable from other machines: whoever can connect reaches the service as this machine does", c.Listen)
 		}
 	}
 }

@@ -29,9 +29,7 @@ func (a *Agent) dnsConfig(cfg *Config) dnsserver.Config {
 	d.Recursors, d.RecursorTimeout = cfg.Recursors, cfg.DNS.RecursorTimeout
 	d.RandomRecursor = cfg.DNS.RecursorStrategy == "random"
 	d.StableOrder, d.ClientRate = cfg.DNS.StableOrder, cfg.DNS.UDPClientRate
-	if d.Locality = cfg.Locality; d.Locality == nil {
-		d.Locality = &catalog.Locality{Region: cfg.NodeMeta["region"], Zone: cfg.NodeMeta["zone"]}
-	}
+	d.Locality = locality(cfg)
 	if d.MaxStale = cfg.DNS.MaxStale; !cfg.DNS.AllowStale || d.MaxStale == 0 {
 		d.MaxStale = 1 // as little as there is
 	}
@@ -39,14 +37,23 @@ func (a *Agent) dnsConfig(cfg *Config) dnsserver.Config {
 	return d
 }
 
-// startDNS opens the DNS listeners. A server answers from its own tree; a proxy from a view that follows the
-// servers for the names in use, so that a lookup is no round trip and the last answer outlives the servers.
-func (a *Agent) startDNS() error {
-	if a.cfg.Ports.DNS < 0 {
-		return nil
+// locality is where this machine stands, as far as its configuration says.
+func locality(cfg *Config) *catalog.Locality {
+	if cfg.Locality != nil {
+		return cfg.Locality
 	}
-	var src dnsserver.Source
-	conf := a.dnsConfig(&a.cfg)
+	return &catalog.Locality{Region: cfg.NodeMeta["region"], Zone: cfg.NodeMeta["zone"]}
+}
+
+// localView is where DNS and upstreams know instances from: on a server its own tree; on a proxy a view that follows the
+// servers for the names in use, so that a lookup is no round trip and the last answer outlives the servers.
+type localView struct {
+	src    dnsserver.Source
+	tree   *dnsserver.TreeSource   // nil on a proxy
+	follow *dnsserver.FollowSource // nil on a server
+}
+
+func (a *Agent) openView() error {
 	if a.tree != nil {
 		tree := dnsserver.NewTreeSource(func() *kv.Snap {
 			if !a.raft.CaughtUp() {
@@ -56,16 +63,28 @@ func (a *Agent) startDNS() error {
 		})
 		tree.SortNear(a.consul.SortNear)
 		tree.Guard(a.guard)
-		src, conf.Places, conf.Age = tree, tree.Place, a.raft.LastContact
-	} else {
-		follow, err := dnsserver.NewFollowSource(dnsserver.FollowConfig{Fetch: a.fetch, Guard: a.guard, Doubt: a.cfg.Guard.Hold, Logger: a.log.Named("dns")})
-		if err != nil {
-			return err
-		}
-		follow.SetMaxStale(conf.MaxStale)
-		a.views.Kept(servicePath, func(path string, body []byte, index uint64) { follow.Remember(path, body, index) })
-		a.onStop("DNS view", func(context.Context) error { follow.Close(); return nil })
-		src, a.dnsView = follow, follow
+		a.view = localView{src: tree, tree: tree}
+		return nil
+	}
+	follow, err := dnsserver.NewFollowSource(dnsserver.FollowConfig{Fetch: a.fetch, Guard: a.guard, Doubt: a.cfg.Guard.Hold, Logger: a.log.Named("dns")})
+	if err != nil {
+		return err
+	}
+	follow.SetMaxStale(a.dnsConfig(&a.cfg).MaxStale)
+	a.views.Kept(servicePath, func(path string, body []byte, index uint64) { follow.Remember(path, body, index) })
+	a.onStop("view of services", func(context.Context) error { follow.Close(); return nil })
+	a.view = localView{src: follow, follow: follow}
+	return nil
+}
+
+// startDNS opens the DNS listeners.
+func (a *Agent) startDNS() error {
+	if a.cfg.Ports.DNS < 0 {
+		return nil
+	}
+	conf := a.dnsConfig(&a.cfg)
+	if a.view.tree != nil {
+		conf.Places, conf.Age = a.view.tree.Place, a.raft.LastContact
 	}
 	if list := a.cfg.DNSTLSListeners(); len(list) > 0 {
 		var err error
@@ -76,7 +95,7 @@ func (a *Agent) startDNS() error {
 			conf.TLSAddrs = append(conf.TLSAddrs, l.Address)
 		}
 	}
-	d, err := dnsserver.New(conf, src)
+	d, err := dnsserver.New(conf, a.view.src)
 	if err != nil {
 		return err
 	}

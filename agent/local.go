@@ -182,8 +182,8 @@ func (a *Agent) Reload() error {
 	}
 	if a.dns != nil {
 		conf := a.dnsConfig(&cfg)
-		if a.dnsView != nil {
-			a.dnsView.SetMaxStale(conf.MaxStale)
+		if a.view.follow != nil {
+			a.view.follow.SetMaxStale(conf.MaxStale)
 		}
 		if err := a.dns.Reload(conf); err != nil {
 			return fmt.Errorf("DNS: %w", err)
@@ -193,6 +193,9 @@ func (a *Agent) Reload() error {
 		if err := a.tls.Reload(); err != nil {
 			return err
 		}
+	}
+	if err := a.upstreams.Set(upstreamConfigs(&cfg)); err != nil {
+		return err
 	}
 	if err := a.registry.Reload(a.ctx, cfg.Services, cfg.Checks); err != nil {
 		return err

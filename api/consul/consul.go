@@ -54,6 +54,7 @@ type Config struct {
 	Restore      func(*http.Request) error
 	Guard        *guard.Services // what of a service is shown to those that want healthy instances; nil = everything as it is
 	GuardControl GuardControl    // that guard as operators see it; nil = no endpoints for it
+	Upstreams    func() any      // what GET agent/upstreams shows; nil = no endpoint
 	Authorizer   Authorizer      // nil = everything is allowed
 	Connect      bool            // make and show a root certificate of the mesh, see connectRoutes
 	TrustDomain  string          // of that certificate, without ".consul"; default the cluster's id
@@ -126,6 +127,7 @@ func (a *API) Routes() []api.Route {
 	rs = append(rs, a.statusRoutes()...)
 	rs = append(rs, a.operatorRoutes()...)
 	rs = append(rs, a.guardRoutes()...)
+	rs = append(rs, a.upstreamRoutes()...)
 	rs = append(rs, a.aclRoutes()...)
 	rs = append(rs, a.connectRoutes()...)
 	for i := range rs {

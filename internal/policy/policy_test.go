@@ -89,6 +89,7 @@ var imports = []struct {
 	{"guard", []string{"catalog"}, "the rule is pure; who feeds it and who is told is decided above it"},
 	{"proxy", []string{"peer"}, "relaying is about bytes and servers, not about data"},
 	{"dnsserver", []string{"catalog", "guard", "kv"}, "DNS reads instances; it must work over a tree and over a remembered answer alike"},
+	{"upstream", []string{"catalog"}, "it connects to instances; where they are known from is decided above it"},
 	{"api", []string{"catalog", "kv"}, "what both dialects share must belong to neither"},
 	{"api/apitest", []string{"api", "catalog", "kv"}, "a store for tests of the dialects"},
 	{"api/etcd", []string{"api", "catalog", "kv"}, "a dialect is a translator: no raft, no gossip, no other dialect"},
