@@ -57,21 +57,22 @@ type Agent struct {
 	*telemetry
 	metrics *metrics.Metrics
 
-	tree    *kv.Tree        // nil on a proxy
-	raft    *consensus.Node // nil on a proxy
-	store   api.Store
-	tls     *peer.TLS // nil: plain
-	dialer  *peer.Dialer
-	port    *peer.Server // nil on a proxy
-	pool    *membership.Pool
-	events  *userEvents
-	watches *watches
-	relay   *proxy.Proxy
-	views   *proxy.Views    // nil on a server
-	guard   *guard.Services // nil: turned off
-	nodes   *nodeGuard
-	left    atomic.Bool // the agent says goodbye for good
-	seen    seen
+	tree      *kv.Tree        // nil on a proxy
+	raft      *consensus.Node // nil on a proxy
+	store     api.Store
+	tls       *peer.TLS // nil: plain
+	dialer    *peer.Dialer
+	port      *peer.Server // nil on a proxy
+	pool      *membership.Pool
+	events    *userEvents
+	watches   *watches
+	relay     *proxy.Proxy
+	views     *proxy.Views    // nil on a server
+	guard     *guard.Services // nil: turned off
+	nodes     *nodeGuard
+	strangers strangers
+	left      atomic.Bool // the agent says goodbye for good
+	seen      seen
 
 	memberCache memberCache
 	unreachable atomic.Int64 // unix nanoseconds when no server could be reached last

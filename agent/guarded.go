@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-metrics"
@@ -16,6 +17,7 @@ import (
 	"github.com/musterhq/muster/guard"
 	"github.com/musterhq/muster/kv"
 	"github.com/musterhq/muster/membership"
+	"github.com/musterhq/muster/proxy"
 )
 
 // GuardConfig: the mass-removal guard. When within Window more than MaxPercent of at least MinInstances instances of a
@@ -97,6 +99,7 @@ func (a *Agent) runGuard() {
 	go func() {
 		for rest(a.ctx, guardTick) {
 			a.guard.Expire()
+			a.believeStrangers(a.cfg.Guard.Hold)
 			a.guardGauges()
 		}
 	}()
@@ -173,6 +176,7 @@ func (a *Agent) released(payload []byte) {
 	}
 	a.log.Warn("an operator says that losses are true", "key", key, "services released here", n)
 	if key == "" {
+		a.believeStrangers(0)
 		a.nodes.release(time.Now())
 		nudge(a.compareSoon)
 	}
@@ -254,4 +258,69 @@ func (a *Agent) guardUser(ev membership.Event) bool {
 	}
 	a.released(ev.Payload)
 	return true
+}
+
+// strangers are clusters other than the one that a proxy knew, and since when each has answered.
+type strangers struct {
+	mu    sync.Mutex
+	since map[string]time.Time
+}
+
+// new says whether a cluster has answered for less than limit. first is true once for each.
+func (s *strangers) new(cluster string, now time.Time, limit time.Duration) (recent, first bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, known := s.since[cluster]
+	if !known {
+		if len(s.since) >= maxStrangers {
+			clear(s.since)
+		}
+		if s.since == nil {
+			s.since = map[string]time.Time{}
+		}
+		at = now
+		s.since[cluster] = at
+	}
+	return now.Sub(at) < limit, !known
+}
+
+// age makes those that have answered for at least limit old acquaintances, and says whether there were any.
+func (s *strangers) age(now time.Time, limit time.Duration) (any bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c, at := range s.since {
+		if !at.IsZero() && now.Sub(at) >= limit {
+			s.since[c], any = time.Time{}, true
+		}
+	}
+	return any
+}
+
+const maxStrangers = 16
+
+// believeStrangers believes clusters that have answered for so long.
+func (a *Agent) believeStrangers(limit time.Duration) {
+	if a.guard != nil && a.strangers.age(time.Now(), limit) && a.views != nil {
+		a.log.Warn("what another cluster's servers say is believed now")
+		a.guard.Believe()
+		a.views.Rejudge(nil)
+	}
+}
+
+// judgeView is the proxy.Judge: servers that were wiped form a new cluster that knows nothing, and for the time of a
+// hold that is no reason to forget what the old one knew. Whatever the new one does know is believed.
+func (a *Agent) judgeView(name string, previous, next *proxy.Answer) *proxy.Answer {
+	if previous == nil || previous.Cluster == next.Cluster || previous.Cluster == "" || next.Cluster == "" || previous.Empty() || !next.Empty() {
+		return next
+	}
+	recent, first := a.strangers.new(next.Cluster, time.Now(), a.cfg.Guard.Hold)
+	if first {
+		a.log.Error("the servers hold another cluster's data than before, and it is empty: what was known last is kept until they know more, the time is over, or `muster guard release` says that it is true",
+			"cluster", next.Cluster, "before", previous.Cluster, "first asked", name)
+		a.metrics.IncrCounter([]string{"guard", "strange_clusters"}, 1)
+	}
+	if recent {
+		return previous
+	}
+	return next
 }

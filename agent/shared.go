@@ -37,7 +37,12 @@ func (a *Agent) openViews() error {
 		views = -1
 	}
 	var err error
+	var judge proxy.Judge
+	if a.cfg.Guard.Enabled {
+		judge = a.judgeView
+	}
 	a.views, err = proxy.NewViews(proxy.ViewsConfig{
+		Judge: judge,
 		Proxy: a.relay, Known: known, MaxViews: views, MaxBytes: int64(a.cfg.SharedViews.MaxBytes), Linger: a.cfg.SharedViews.Linger,
 		Logger: a.log.Named("views"),
 	})

@@ -70,7 +70,7 @@ func (f *FollowSource) doubtful(it *item, v *value, index uint64) bool {
 		f.log.Warn("a server knows less of a service than was known already, keeping that", "service", it.key[len(followService):],
 			"index", index, "known", known.answer.Index, "instances", len(v.answer.Instances), "kept", len(known.answer.Instances))
 	}
-	if time.Since(it.doubted) < f.cfg.Doubt {
+	if time.Since(it.doubted) < f.cfg.Doubt && !f.cfg.Guard.ReleasedSince(time.Now().Add(-f.cfg.Doubt)) {
 		return true
 	}
 	it.doubted = time.Time{}

@@ -58,6 +58,7 @@ type Services struct {
 	begun   atomic.Bool
 	holding atomic.Int64
 	epoch   atomic.Uint64
+	told    atomic.Int64 // unix nanoseconds when an operator said last that everything is true
 
 	mu      sync.RWMutex
 	sets    map[string]*service
@@ -226,6 +227,9 @@ func (g *Services) Expire() (next time.Time) {
 // Release believes the losses of the service with a key, or of all when that is empty, and says of how many services.
 func (g *Services) Release(key string) (n int) {
 	now := g.cfg.Now()
+	if key == "" {
+		g.Believe()
+	}
 	g.each(key, func(s *service) *Event {
 		if s.shown.Hold == nil {
 			return nil
@@ -236,6 +240,12 @@ func (g *Services) Release(key string) (n int) {
 	})
 	return n
 }
+
+// Believe notes that what was kept in place of older or emptier data is to be given up, whoever kept it.
+func (g *Services) Believe() { g.told.Store(g.cfg.Now().UnixNano()) }
+
+// ReleasedSince says whether Believe was called, or everything released, after t.
+func (g *Services) ReleasedSince(t time.Time) bool { return g.told.Load() > t.UnixNano() }
 
 // each runs f on one service, or on all, and tells the events.
 func (g *Services) each(key string, f func(*service) *Event) {

@@ -138,7 +138,7 @@ func TestServicesFollowAnInstanceThatMoves(t *testing.T) {
 // TestIndexMovesWithWhatIsShown: a client that waits for an index beyond the one it has misses no change of what is
 // shown, but for those that Turn tells apart, and indexes never go back.
 func TestIndexMovesWithWhatIsShown(t *testing.T) {
-	for seed := range uint64(200) {
+	for seed := range uint64(60) {
 		synctest.Test(t, func(t *testing.T) {
 			var events []guard.Event
 			r := rand.New(rand.NewPCG(seed, 7))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -222,4 +223,39 @@ func TestRemovalPassesTheGuard(t *testing.T) {
 			return n == 0 && g == "" && lookupAll(h, "web.service.consul.") == 0
 		})
 	}
+}
+
+// TestWipedServersAreNotBelieved: the servers come back without their data, as a new cluster. A proxy keeps what it knew
+// until an operator says that it is true.
+func TestWipedServersAreNotBelieved(t *testing.T) {
+	t.Parallel()
+	c := testcluster.Start(t, 1, 1)
+	s, p := c.Servers[0], c.Proxies[0]
+	fleet(t, s, "web", 3)
+	known := func() bool {
+		n, _ := passing(p, "web")
+		return n == 3 && lookupAll(p, "web.service.consul.") == 3
+	}
+	testcluster.Eventually(t, "the proxy knows it", known)
+	s.Crash(t)
+	if err := os.RemoveAll(s.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	s.Start(t)
+	s.WaitReady(t)
+	testcluster.Eventually(t, "the proxy uses the new cluster", func() bool {
+		return p.Do(http.MethodPut, "/v1/kv/a", "1").OK()
+	})
+	var list []any
+	if !s.Get("/v1/health/service/web", &list) || len(list) != 0 {
+		t.Fatalf("the server has its data still: %v", list)
+	}
+	for range 20 {
+		if !known() {
+			n, _ := passing(p, "web")
+			t.Fatalf("the proxy has forgotten: %d by HTTP, %d by DNS", n, lookupAll(p, "web.service.consul."))
+		}
+	}
+	p.Put(t, "/v1/agent/guard/release", "")
+	testcluster.Eventually(t, "an operator has said that it is true", func() bool { n, _ := passing(p, "web"); return n == 0 })
 }
