@@ -61,8 +61,8 @@ var etcdUnused = map[string]string{
 	"backend-bbolt-freelist-type": noV3, "max-txn-ops": noV3, "max-request-bytes": "values up to 10 MiB are taken", "grpc-keepalive-min-time": noV3,
 	"grpc-keepalive-interval": noV3, "grpc-keepalive-timeout": noV3, "auth-token": noV3, "bcrypt-cost": noV3, "auth-token-ttl": noV3, "snapshot-catchup-entries": noNeedHere,
 	"metrics": "all are served at /metrics", "listen-metrics-urls": "metrics are served at /metrics of the client URLs", "host-whitelist": noNeedHere,
-	"cipher-suites": "the safe ones are chosen", "client-cert-allowed-hostname": noNeedHere, "peer-client-cert-auth": "with certificates, both sides are always verified",
-	"experimental-initial-corrupt-check": noNeedHere, "experimental-corrupt-check-time": noNeedHere, "experimental-enable-v2v3": noV3,
+	"cipher-suites": "the safe ones are chosen", "peer-client-cert-auth": "with certificates, both sides are always verified",
+	"max-concurrent-streams": noV3, "experimental-warning-apply-duration": noNeedHere, "experimental-initial-corrupt-check": noNeedHere, "experimental-corrupt-check-time": noNeedHere, "experimental-enable-v2v3": noV3,
 	"experimental-enable-lease-checkpoint": noV3, "experimental-backend-bbolt-freelist-type": noV3, "experimental-compaction-batch-limit": noV3,
 	"experimental-peer-skip-client-san-verification": noNeedHere, "experimental-watch-progress-notify-interval": noV3,
 }
@@ -85,6 +85,9 @@ var etcdRefused = map[string]string{
 	"peer-crl-file":          "revocation lists are not supported",
 	"client-cert-allowed-cn": "names of client certificates are not restricted",
 	"peer-cert-allowed-cn":   "names of peer certificates are not restricted",
+
+	"client-cert-allowed-hostname": "names of client certificates are not restricted",
+	"peer-cert-allowed-hostname":   "names of peer certificates are not restricted",
 }
 
 // etcdDirect are the flags of etcd whose value means the same under a key of ours.

@@ -145,6 +145,7 @@ func TestEtcdRefusals(t *testing.T) {
 		"must be one of -listen-peer-urls":                     {"--listen-peer-urls", "http://127.0.0.1:2380", "--initial-advertise-peer-urls", "http://127.0.0.1:2390"},
 		"discovery service is not available":                   {"--discovery", "https://discovery.example/abc"},
 		"certificates are not made up":                         {"--auto-tls"},
+		"names of client certificates are not restricted":      {"--client-cert-allowed-hostname", "db.example"},
 		"initial-cluster-state: expected new or existing":      {"--initial-cluster-state", "old"},
 		"election-timeout: expected milliseconds":              {"--election-timeout", "5s"},
 		"proxy: expected on, readonly or off":                  {"--initial-cluster-state=new"}, // with ETCD_PROXY below
@@ -171,5 +172,18 @@ func TestEtcdRefusals(t *testing.T) {
 	_, warns, err := loadEtcd(t, []string{"ETCD_NONSENSE=1", "ETCD_WAL_DIR=/w", "ETCD_ENABLE_V2=true"})
 	if err != nil || len(warns) != 2 || warns[0].Key != "ETCD_NONSENSE" || warns[1].Key != "wal-dir" {
 		t.Errorf("warnings %v, %v", warns, err)
+	}
+}
+
+// TestEtcdFlagsAreDocumented holds the table of flags against the flags that are understood.
+func TestEtcdFlagsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../docs/migrating-from-etcd.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append(etcdNames(), etcdShared...) {
+		if !strings.Contains(string(page), "`"+name+"`") && !strings.Contains(string(page), "`"+name+"=") {
+			t.Errorf("docs/migrating-from-etcd.md does not name %s", name)
+		}
 	}
 }
