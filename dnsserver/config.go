@@ -157,7 +157,7 @@ func (st *settings) age() (stale, tooOld bool) {
 // place is where the asker at addr stands.
 func (st *settings) place(addr net.Addr) catalog.Place {
 	if l, known := st.Places(addrOf(addr)); known {
-		return catalog.Place{Region: l.Region, Zone: l.Zone}
+		return catalog.Place(l)
 	}
 	return st.here
 }

@@ -233,7 +233,7 @@ func (t *TreeSource) Place(addr netip.Addr) (catalog.Locality, bool) {
 		for _, n := range catalog.Nodes(s) {
 			at := catalog.PlaceOf(n.Locality, n.Meta)
 			if a, err := netip.ParseAddr(n.Address); err == nil && at != (catalog.Place{}) {
-				p.of[a.Unmap()] = catalog.Locality{Region: at.Region, Zone: at.Zone}
+				p.of[a.Unmap()] = catalog.Locality(at)
 			}
 		}
 		t.places.Store(p)
