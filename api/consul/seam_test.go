@@ -1,6 +1,7 @@
 package consul_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http/httptest"
@@ -25,6 +26,13 @@ func (d *denier) Authorize(token string, _ consul.Access) error {
 	}
 	return errors.New("Permission denied")
 }
+
+// guardless is a guard that holds nothing.
+type guardless struct{}
+
+func (guardless) Guard(context.Context) consul.GuardState { return consul.GuardState{} }
+func (guardless) Release(context.Context, string) error   { return nil }
+func (guardless) GuardNodes() (none consul.GuardNodes)    { return none }
 
 // free are the routes that ask nobody: they tell nothing that a token could protect.
 var free = map[string]string{
@@ -96,7 +104,7 @@ func TestEveryRouteAsksTheAuthorizer(t *testing.T) {
 	d := &denier{}
 	store, _ := newServer(t)
 	wants := requests(t, store)
-	a := consul.New(consul.Config{Store: store, Datacenter: "dc1", NodeName: nodeName, Authorizer: d, Coordinate: func(string) (*coordinate.Coordinate, bool) {
+	a := consul.New(consul.Config{Store: store, Datacenter: "dc1", NodeName: nodeName, Authorizer: d, GuardControl: guardless{}, Coordinate: func(string) (*coordinate.Coordinate, bool) {
 		return coordinate.NewCoordinate(coordinate.DefaultConfig()), true
 	}})
 	known := map[string]bool{}
