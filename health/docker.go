@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"time"
 )
 
 // dockerProber runs a program in a container by three requests to the daemon's HTTP API: create the exec, start it and
@@ -22,14 +23,15 @@ type dockerProber struct {
 	container string
 	command   []string
 	max       int
-	err       error // the address of the daemon is malformed
+	limit     time.Duration // of one probe
+	err       error         // the address of the daemon is malformed
 }
 
 // maxDockerAnswer bounds an answer of the daemon other than the program's output, in bytes.
 const maxDockerAnswer = 256 << 10
 
 func newDockerProber(s Spec) *dockerProber {
-	p := &dockerProber{container: s.DockerContainerID, command: s.Args, max: s.OutputMaxSize}
+	p := &dockerProber{container: s.DockerContainerID, command: s.Args, max: s.OutputMaxSize, limit: s.Timeout}
 	if s.Shell != "" {
 		p.command = append([]string{s.Shell, "-c"}, s.Args...)
 	}
@@ -44,7 +46,7 @@ func (p *dockerProber) probe(ctx context.Context) (Status, string) {
 	code, out, err := p.run(ctx)
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return Critical, timedOut(ctx)
+		return Critical, timedOut(p.limit)
 	case err != nil:
 		return Critical, fmt.Sprintf("Docker: %v", err)
 	}

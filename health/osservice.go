@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+	"time"
 )
 
 // osServiceProber asks systemd for the state of a unit. It runs systemctl, the one interface that every systemd has
@@ -14,6 +15,7 @@ import (
 type osServiceProber struct {
 	systemctl string
 	unit      string
+	limit     time.Duration // of one probe
 }
 
 // validOSService refuses what could be an option or a pattern for systemctl, and machines without systemd.
@@ -39,7 +41,7 @@ func (p osServiceProber) probe(ctx context.Context) (Status, string) {
 	ownGroup(cmd)
 	err := cmd.Run()
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return Critical, timedOut(ctx)
+		return Critical, timedOut(p.limit)
 	}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {

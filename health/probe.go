@@ -27,11 +27,11 @@ func newProber(s Spec) prober {
 	case "docker":
 		return newDockerProber(s)
 	case "script":
-		return scriptProber{s.Args, s.OutputMaxSize}
+		return scriptProber{s.Args, s.OutputMaxSize, s.Timeout}
 	case "h2ping":
 		return newH2Prober(s)
 	case "os_service":
-		return osServiceProber{s.Host.systemctl(), s.OSService}
+		return osServiceProber{s.Host.systemctl(), s.OSService, s.Timeout}
 	}
 	return nil
 }
@@ -87,7 +87,7 @@ func (c *probeCheck) run(ctx context.Context) {
 }
 
 func (c *probeCheck) once(parent context.Context) {
-	ctx, cancel := context.WithTimeoutCause(parent, c.timeout, timeLimit(c.timeout))
+	ctx, cancel := context.WithTimeout(parent, c.timeout)
 	result, output := c.p.probe(ctx)
 	cancel()
 	if parent.Err() != nil { // stopped: the result is the stop's doing

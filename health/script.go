@@ -13,8 +13,9 @@ const pipeDelay = time.Second
 
 // scriptProber runs a program: exit 0 passes, 1 warns, everything else is critical.
 type scriptProber struct {
-	args []string
-	max  int
+	args  []string
+	max   int
+	limit time.Duration // of one run
 }
 
 func (p scriptProber) probe(ctx context.Context) (Status, string) {
@@ -25,7 +26,7 @@ func (p scriptProber) probe(ctx context.Context) (Status, string) {
 	ownGroup(cmd)
 	err := cmd.Run()
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return Critical, timedOut(ctx)
+		return Critical, timedOut(p.limit)
 	}
 	var exit *exec.ExitError
 	switch {
@@ -48,12 +49,7 @@ func exitStatus(code int) Status {
 	return Critical
 }
 
-// timeLimit is why a probe was ended: it took longer than its Timeout.
-type timeLimit time.Duration
-
-func (l timeLimit) Error() string {
-	return fmt.Sprintf("Timed out (%s) running check", time.Duration(l).Round(time.Millisecond))
-}
-
 // timedOut is the output of a program that took too long: it names the limit, not what a late start has left of it.
-func timedOut(ctx context.Context) string { return context.Cause(ctx).Error() }
+func timedOut(limit time.Duration) string {
+	return fmt.Sprintf("Timed out (%s) running check", limit.Round(time.Millisecond))
+}
