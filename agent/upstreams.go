@@ -28,6 +28,7 @@ type UpstreamConfig struct {
 	Tries          int           `key:"tries"`           // 3
 	MaxConnections int           `key:"max_connections"` // 4096
 	Drain          time.Duration `key:"drain"`           // 30s; -1s: never
+	IdleTimeout    time.Duration `key:"idle_timeout"`    // 0: never
 	EjectMax       time.Duration `key:"eject_max"`       // 30s
 }
 
@@ -46,6 +47,8 @@ func (c *UpstreamConfig) check(datacenter string) error {
 		return fmt.Errorf("max_connections: expected 1 to 1000000, got %d", c.MaxConnections)
 	case c.ConnectTimeout < 0 || c.ConnectTimeout > time.Minute:
 		return fmt.Errorf("connect_timeout: expected up to 1m, got %s", c.ConnectTimeout)
+	case c.IdleTimeout < 0:
+		return fmt.Errorf("idle_timeout: expected 0 for never or a time, got %s", c.IdleTimeout)
 	case c.EjectMax < 0 || c.EjectMax > time.Hour:
 		return fmt.Errorf("eject_max: expected up to 1h, got %s", c.EjectMax)
 	}
@@ -75,7 +78,7 @@ func upstreamConfigs(cfg *Config) []upstream.Config {
 		c := &cfg.Upstreams[i]
 		out = append(out, upstream.Config{
 			Name: c.Name, Service: c.Service, Query: c.Query, Tag: c.Tag, OnlyPassing: c.OnlyPassing || cfg.DNS.OnlyPassing, Listen: c.Listen,
-			ConnectTimeout: c.ConnectTimeout, Tries: c.Tries, MaxConnections: c.MaxConnections, Drain: c.Drain, EjectMax: c.EjectMax,
+			ConnectTimeout: c.ConnectTimeout, Tries: c.Tries, MaxConnections: c.MaxConnections, Drain: c.Drain, IdleTimeout: c.IdleTimeout, EjectMax: c.EjectMax,
 		})
 	}
 	return out

@@ -38,8 +38,10 @@ type Config struct {
 	MaxConnections int           // clients at a time, default 4096; more are cut off at once
 	// Drain is how long a connection may stay with an instance that is not healthy any more, or with a port that was taken out
 	// of the configuration; default 30 s, negative: until either side ends it.
-	Drain    time.Duration
-	EjectMax time.Duration // longest time an instance is left alone after failures to connect, default 30 s
+	Drain time.Duration
+	// IdleTimeout cuts a connection that carried nothing in either direction for so long; default 0: never.
+	IdleTimeout time.Duration
+	EjectMax    time.Duration // longest time an instance is left alone after failures to connect, default 30 s
 }
 
 func (c *Config) setDefaults() {

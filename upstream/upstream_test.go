@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -422,6 +423,26 @@ func TestLimit(t *testing.T) {
 	}
 	if s := u.State()[0]; s.Refused != 1 || s.Open != 3 {
 		t.Errorf("state %+v", s)
+	}
+}
+
+func TestIdle(t *testing.T) {
+	a := newBackend(t, "a")
+	w := &world{}
+	w.set(a.instance())
+	u, addr := start(t, w, upstream.Config{Service: "db", IdleTimeout: 400 * time.Millisecond})
+	quiet := mustDial(t, addr)
+	busy := mustDial(t, addr)
+	eventually(t, "the quiet connection is cut", func() bool {
+		busy.echo(t, "tick")
+		return u.State()[0].Open == 1
+	})
+	if _, err := quiet.r.ReadByte(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the quiet connection: %v, want its end", err)
+	}
+	busy.echo(t, "still there")
+	if s := u.State()[0]; s.BytesOut == 0 {
+		t.Error("the bytes of an open connection are not counted")
 	}
 }
 
