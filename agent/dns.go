@@ -123,7 +123,7 @@ func (a *Agent) fetch(ctx context.Context, path string, q url.Values) (dnsserver
 	if !ok {
 		return dnsserver.Fetched{}, fmt.Errorf("GET %s?%s cannot be shared", path, req.URL.RawQuery)
 	}
-	ans, stale, err := a.views.Fetch(req, proxy.Any, a.asQuestion(shared))
+	ans, since, err := a.views.Fetch(req, proxy.Any, a.asQuestion(shared))
 	switch {
 	case err != nil:
 		return dnsserver.Fetched{}, err
@@ -134,7 +134,7 @@ func (a *Agent) fetch(ctx context.Context, path string, q url.Values) (dnsserver
 	case ans.Index == 0:
 		return dnsserver.Fetched{}, fmt.Errorf("GET %s: the answer has no index", path)
 	}
-	return dnsserver.Fetched{Body: ans.Body, Index: ans.Index, Stale: stale}, nil
+	return dnsserver.Fetched{Body: ans.Body, Index: ans.Index, Stale: !since.IsZero(), Since: since}, nil
 }
 
 // dnsOverHTTPS is the route of DNS over HTTPS.

@@ -28,7 +28,8 @@ type Fetch func(ctx context.Context, path string, query url.Values) (Fetched, er
 type Fetched struct {
 	Body  []byte
 	Index uint64 // X-Consul-Index
-	Stale bool   // nobody confirms it: this is what was known last
+	Stale bool   // nobody confirms it: this is what was known last, and confirmed at Since
+	Since time.Time
 }
 
 // FollowConfig of a FollowSource. Only Fetch is required.
@@ -466,6 +467,7 @@ func (f *FollowSource) fetch(ctx context.Context, it *item, index uint64) (*valu
 	}
 	if a.Stale {
 		v = *v.old()
+		v.since = a.Since
 	}
 	return &v, got, nil
 }

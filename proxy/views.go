@@ -133,15 +133,15 @@ func (v *Views) relay(w http.ResponseWriter, r *http.Request, t Target, q *Quest
 }
 
 // Fetch is Serve for callers inside the agent. A question that waits gets an error at once when no server can be
-// reached; any other what was known last, if anything, and then stale is true.
-func (v *Views) Fetch(r *http.Request, t Target, q Question) (a *Answer, stale bool, err error) {
+// reached; any other what was known last, if anything, and then since is when a server confirmed that.
+func (v *Views) Fetch(r *http.Request, t Target, q Question) (a *Answer, since time.Time, err error) {
 	q.secret = credentials(r)
 	if vw := (*view)(nil); q.Index > 0 {
 		if vw = v.join(r, t, &q); vw != nil {
 			defer v.leave(vw)
 			o := vw.await(r.Context(), &q, true)
 			if !errors.Is(o.err, errUnshared) {
-				return o.answer, o.stale, o.err
+				return o.answer, time.Time{}, o.err
 			}
 		}
 		q.Keep = false // it is not shared, so it must not be cut short
@@ -149,9 +149,9 @@ func (v *Views) Fetch(r *http.Request, t Target, q Question) (a *Answer, stale b
 	a, rest, at, err := v.answer(r, t, &q)
 	if rest != nil {
 		_ = rest.Close()
-		return nil, false, errTooLong
+		return nil, time.Time{}, errTooLong
 	}
-	return a, !at.IsZero(), err
+	return a, at, err
 }
 
 // answer asks for an answer now. Where none is to be had it gives what is known, and since when that was not confirmed.

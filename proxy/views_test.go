@@ -301,8 +301,8 @@ func TestOutage(t *testing.T) {
 		if _, _, err := v.Fetch(httptest.NewRequest("GET", "/v1/x", nil), Leader, question(10, time.Minute)); !errors.Is(err, ErrNoServer) {
 			t.Errorf("a part of the agent that waits: %v", err)
 		}
-		if a, stale, err := v.Fetch(httptest.NewRequest("GET", "/v1/x", nil), Leader, question(0, 0)); err != nil || !stale || a.Index != 10 {
-			t.Errorf("a part of the agent: %+v %v %v", a, stale, err)
+		if a, since, err := v.Fetch(httptest.NewRequest("GET", "/v1/x", nil), Leader, question(0, 0)); err != nil || since.IsZero() || a.Index != 10 {
+			t.Errorf("a part of the agent: %+v %v %v", a, since, err)
 		}
 		d.do(func() { d.down, d.index, d.body = false, 11, `["b"]` })
 		if re := <-waits; re.code != 200 || re.stale || re.body != `["b"]` {
@@ -323,11 +323,11 @@ func TestAServerThatIsBehind(t *testing.T) {
 		q := question(0, 0)
 		q.Loose = true
 		ask := func() (*Answer, bool) {
-			a, stale, err := v.Fetch(httptest.NewRequest("GET", "/v1/x?stale", nil), Any, q)
+			a, since, err := v.Fetch(httptest.NewRequest("GET", "/v1/x?stale", nil), Any, q)
 			if err != nil {
 				t.Fatal(err)
 			}
-			return a, stale
+			return a, !since.IsZero()
 		}
 		ask()
 		old := func(cluster string) *http.Response {
