@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -16,11 +17,12 @@ const clusterPath = "m/cluster"
 
 // leadership is one term of this server as leader.
 type leadership struct {
-	term   uint64
-	ctx    context.Context // done when leadership is lost
-	end    context.CancelFunc
-	gaveUp chan struct{} // closed when this server gives the term up while raft is blocked
-	ready  chan struct{} // closed once the tree holds everything committed before and the outage is made good
+	term    uint64
+	ctx     context.Context // done when leadership is lost
+	end     context.CancelFunc
+	gaveUp  chan struct{} // closed when this server gives the term up while raft is blocked
+	passing atomic.Bool   // the disk is full, and somebody else is asked to lead
+	ready   chan struct{} // closed once the tree holds everything committed before and the outage is made good
 }
 
 func (l *leadership) isReady() bool {
@@ -86,15 +88,11 @@ func (n *Node) begin(l *leadership) {
 		return
 	}
 	n.progress.known.Store(true)
+	l.passing.Store(n.full.Load() && !n.soleVoter())
 	close(l.ready)
 	n.log.Info("leading the cluster", "term", l.term)
 	n.change.wake()
-	if n.full.Load() && !n.soleVoter() {
-		// Elected by chance while the disk is full: somebody else may have room.
-		if err := n.TransferLeadership(l.ctx, ""); err != nil && l.ctx.Err() == nil {
-			n.log.Warn("leading with a full disk", "error", err)
-		}
-	}
+	n.passOn(l)
 	n.nameCluster(l.ctx)
 	n.jobs.start(l.ctx)
 	n.expire(l.ctx)

@@ -27,13 +27,13 @@ func (n *Node) Propose(ctx context.Context, txn kv.Txn) (kv.Result, error) {
 	if err := txn.Check(); err != nil {
 		return kv.Result{}, err
 	}
-	if n.full.Load() && n.IsLeader() {
-		return kv.Result{}, ErrDiskFull
-	}
 	if l := n.lead.Load(); l == nil || !l.isReady() {
 		if err := n.admitted(ctx); err != nil {
 			return kv.Result{}, err
 		}
+	}
+	if n.full.Load() {
+		return kv.Result{}, n.refuseFull()
 	}
 	res, err := n.propose(ctx, txn)
 	if err != nil && errors.Is(err, ErrUnknownOutcome) {

@@ -18,6 +18,25 @@ func (n *Node) appended(err error) {
 	}
 }
 
+// passOn hands leadership over when this server was elected with a full disk: somebody else may have room.
+func (n *Node) passOn(l *leadership) {
+	if !l.passing.Load() {
+		return
+	}
+	if err := n.TransferLeadership(l.ctx, ""); err != nil && l.ctx.Err() == nil {
+		n.log.Warn("leading with a full disk", "error", err)
+		l.passing.Store(false)
+	}
+}
+
+// refuseFull is the error of a write while the disk is full: nobody leads as long as somebody else is about to.
+func (n *Node) refuseFull() error {
+	if l := n.lead.Load(); l == nil || l.passing.Load() {
+		return n.notLeader()
+	}
+	return ErrDiskFull
+}
+
 // lookForSpace ends the refusal; it is called once a second.
 func (n *Node) lookForSpace() {
 	if !n.full.Load() {

@@ -26,6 +26,14 @@ var (
 	errMalformed = errors.New("malformed member")
 )
 
+// clusterError is ErrCluster with the gossip address of the member that is in the way.
+type clusterError struct {
+	error
+	addr string
+}
+
+func (e *clusterError) Unwrap() error { return e.error }
+
 // guard decides who may enter this member's view of the cluster; it is memberlist's merge and alive delegate. It
 // looks at memberlist's own nodes and not at serf's, because serf hides from its delegate who is dead.
 //
@@ -75,7 +83,8 @@ func (g *guard) admit(n *memberlist.Node, live bool) error {
 		return fmt.Errorf("%w: %q at %v is in %q, this is %q", ErrDatacenter, n.Name, n.Addr, dc, g.dc)
 	}
 	if own, _ := g.cluster.Load().(string); live && own != "" && tags[TagCluster] != "" && tags[TagCluster] != own {
-		return fmt.Errorf("%w: %q at %v holds data of cluster %s, this agent of cluster %s", ErrCluster, n.Name, n.Addr, tags[TagCluster], own)
+		err := fmt.Errorf("%w: %q at %v holds data of cluster %s, this agent of cluster %s", ErrCluster, n.Name, n.Addr, tags[TagCluster], own)
+		return &clusterError{err, net.JoinHostPort(n.Addr.String(), strconv.Itoa(int(n.Port)))}
 	}
 	addr := net.JoinHostPort(n.Addr.String(), strconv.Itoa(int(n.Port)))
 	// Two processes cannot listen on one address, so what is said of the own address is old news of a predecessor.

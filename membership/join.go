@@ -59,7 +59,8 @@ func (p *Pool) join(addrs []string) (int, error) {
 
 // RetryJoin joins until it has found another member, waiting interval between attempts, at most max of them (0 = no
 // limit). It returns nil when joined, or when the list names nobody but this agent; at once ErrNameConflict,
-// ErrDatacenter and ErrCluster, which no retry can mend; else the last error, or ctx's.
+// ErrDatacenter, and ErrCluster if the member of the other cluster is there, which no retry can mend; else the last error, or ctx's.
+// Others may count a member of a former cluster as alive for some seconds after it died, as when a cluster was recovered.
 func (p *Pool) RetryJoin(ctx context.Context, addrs []string, interval time.Duration, max int) error {
 	others := slices.DeleteFunc(slices.Clone(addrs), func(a string) bool { return a == p.guard.addr || net.ParseIP(a) != nil && a == p.Local().Addr })
 	if len(others) == 0 && len(addrs) > 0 {
@@ -67,6 +68,7 @@ func (p *Pool) RetryJoin(ctx context.Context, addrs []string, interval time.Dura
 	}
 	for attempt := 1; ; attempt++ {
 		_, err := p.Join(ctx, others)
+		var cluster *clusterError
 		if err == nil && !p.hasCompany() {
 			err = errors.New("membership: the addresses to join lead only to this agent itself")
 		}
@@ -75,7 +77,8 @@ func (p *Pool) RetryJoin(ctx context.Context, addrs []string, interval time.Dura
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.Is(err, ErrNameConflict), errors.Is(err, ErrDatacenter), errors.Is(err, ErrCluster), errors.Is(err, ErrShutdown), len(others) == 0:
+		case errors.Is(err, ErrNameConflict), errors.Is(err, ErrDatacenter), errors.Is(err, ErrShutdown), len(others) == 0,
+			errors.As(err, &cluster) && Probe(ctx, cluster.addr) == Alive:
 			return err
 		case max > 0 && attempt >= max:
 			return fmt.Errorf("%w (after %d attempts)", err, attempt)

@@ -594,3 +594,27 @@ func TestQuestions(t *testing.T) {
 		t.Error("a question that is too long is no error")
 	}
 }
+
+// A server of a former cluster that has died, and that others still count as alive for a moment, ends nobody's attempts to join them.
+func TestDeadServerOfAFormerClusterIsWaitedOut(t *testing.T) {
+	t.Parallel()
+	conf := config("old", "127.0.17.12")
+	conf.Tags[membership.TagCluster] = "aaaa"
+	old := open(t, conf)
+	p := open(t, config("p", "127.0.17.13"))
+	p.join(t, old)
+	conf = config("new", "127.0.17.14")
+	conf.Tags[membership.TagCluster] = "bbbb"
+	fresh := open(t, conf)
+	if err := fresh.RetryJoin(t.Context(), []string{p.Local().GossipAddr()}, 50*time.Millisecond, 0); !errors.Is(err, membership.ErrCluster) {
+		t.Fatalf("with the old server alive: %v", err)
+	}
+	if err := old.Shutdown(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := fresh.RetryJoin(ctx, []string{p.Local().GossipAddr()}, 50*time.Millisecond, 0); err != nil {
+		t.Fatalf("after its death: %v", err)
+	}
+}

@@ -75,8 +75,8 @@ func watchSet(t *testing.T, service string, want int, quit <-chan struct{}, host
 		}
 		follow(func() {
 			out, _, code := sh(t, nil, "", "dig", "@"+h.ip, "-p", "8600", "+noall", "+comments", "+answer", "+tries=1", "+time=1", service+".service.consul", "SRV")
-			if code != 0 || !strings.Contains(out, "status: ") {
-				w.failed.Add(1)
+			if code != 0 || !strings.Contains(out, "status: NOERROR") && !strings.Contains(out, "status: NXDOMAIN") {
+				w.failed.Add(1) // a server that says it cannot tell leaves the resolver to ask another
 			} else {
 				saw(h, "DNS", strings.Count(out, "\tSRV\t"), 1) // over UDP a part of a set is an answer
 			}
