@@ -93,9 +93,8 @@ func TestDrillServersAway(t *testing.T) {
 	c.servers[0].register("db", 2)
 	for _, h := range c.proxies { // known from now on
 		for _, s := range []string{"web", "db"} {
-			if err := h.resolve(s); err != nil {
-				t.Fatal(err)
-			}
+			// A follower may learn of the registration a moment later.
+			eventually(t, 10*time.Second, h.name+" knows "+s, func() bool { return h.resolve(s) == nil })
 			if _, _, err := h.read("/v1/health/service/" + s + "?passing"); err != nil {
 				t.Fatal(err)
 			}
