@@ -153,7 +153,7 @@ func FuzzRawPacket(f *testing.F) {
 	f.Fuzz(func(t *testing.T, packet []byte) {
 		sock := &answersOf{}
 		u := makeUDPSocket(handler{s, false}, sock, sock)
-		u.answer(packet[:min(len(packet), maxQuery)], &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 4000})
+		u.answer(packet[:min(len(packet), maxQuery)], &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 4000}, nil)
 		u.flush()
 		u.pending.Wait()
 		if s.counters.panics.Load() > 0 {

@@ -684,6 +684,9 @@ func TestEveryKindOfAddress(t *testing.T) {
 	c := contractConfig()
 	c.Addrs = addrs
 	s := start(t, c, NewTreeSource(contractWorld(t).tree.Snap))
+	if len(s.sockets) != len(addrs)-1 {
+		t.Errorf("%d sockets are read in batches", len(s.sockets))
+	}
 	for i, addr := range s.Addrs() {
 		host, port, err := net.SplitHostPort(addr)
 		if err != nil {

@@ -20,9 +20,12 @@ const batch = 32
 // udpSocket serves one address over UDP. Questions that a packed set answers are answered by the goroutine that
 // reads them, for a goroutine and a system call each would cost more than the answer; all others get a goroutine.
 type udpSocket struct {
-	h       handler
-	conn    net.PacketConn
-	many    batches
+	h    handler
+	conn net.PacketConn
+	many batches
+	// everywhere: the socket is that of all IPv4 addresses of the machine, and answers leave from the one that was asked.
+	everywhere bool
+
 	out     []ipv4.Message // answers of the present batch; of the reading goroutine alone
 	queued  int
 	pending sync.WaitGroup // questions with a goroutine
@@ -36,10 +39,18 @@ type batches interface {
 	WriteBatch(ms []ipv4.Message, flags int) (int, error)
 }
 
-// newUDPSocket takes over conn. It reports false for sockets of all addresses of the machine: which of them a question came
-// to, and the answer has to come from, is left to package dns.
+// newUDPSocket takes over conn. It reports false for sockets of all IPv6 addresses of the machine, which may be those of
+// IPv4, too: which of them a question came to, and the answer has to come from, is left to package dns.
 func newUDPSocket(h handler, conn net.PacketConn) (*udpSocket, bool) {
 	switch addr := addrOf(conn.LocalAddr()); {
+	case addr.IsUnspecified() && addr.Is4():
+		p := ipv4.NewPacketConn(conn)
+		if p.SetControlMessage(ipv4.FlagDst, true) != nil {
+			return nil, false
+		}
+		u := makeUDPSocket(h, conn, p)
+		u.everywhere = true
+		return u, true
 	case addr.IsUnspecified():
 		return nil, false
 	case addr.Is4():
@@ -63,6 +74,9 @@ func (u *udpSocket) serve() {
 	in := make([]ipv4.Message, batch)
 	for i := range in {
 		in[i].Buffers = [][]byte{make([]byte, maxQuery)}
+		if u.everywhere {
+			in[i].OOB = ipv4.NewControlMessage(ipv4.FlagDst)
+		}
 	}
 	for {
 		n, err := u.many.ReadBatch(in, 0)
@@ -75,21 +89,31 @@ func (u *udpSocket) serve() {
 			continue
 		}
 		for i := range in[:n] {
-			u.answer(in[i].Buffers[0][:in[i].N], in[i].Addr)
+			u.answer(in[i].Buffers[0][:in[i].N], in[i].Addr, u.leave(in[i].OOB[:in[i].NN]))
 		}
 		u.flush()
 	}
 }
 
+// leave makes of what the system says of a packet's arrival what it has to be told for the answer to leave from the same
+// address; nil when it need not be told.
+func (u *udpSocket) leave(arrived []byte) []byte {
+	var cm ipv4.ControlMessage
+	if !u.everywhere || cm.Parse(arrived) != nil || cm.Dst == nil {
+		return nil
+	}
+	return (&ipv4.ControlMessage{Src: cm.Dst}).Marshal()
+}
+
 // answer deals with one packet as package dns does: what is no question is ignored, what cannot be read is refused by a
 // header alone.
-func (u *udpSocket) answer(packet []byte, from net.Addr) {
+func (u *udpSocket) answer(packet []byte, from net.Addr, leave []byte) {
 	if len(packet) < 12 || from == nil {
 		return
 	}
 	word := func(i int) uint16 { return binary.BigEndian.Uint16(packet[i:]) }
 	h := dns.Header{Id: word(0), Bits: word(2), Qdcount: word(4), Ancount: word(6), Nscount: word(8), Arcount: word(10)}
-	w, req := &udpWriter{socket: u, to: from, inBatch: true}, new(dns.Msg)
+	w, req := &udpWriter{socket: u, to: from, leave: leave, inBatch: true}, new(dns.Msg)
 	action := dns.DefaultMsgAcceptFunc(h)
 	if action == dns.MsgIgnore {
 		return
@@ -141,23 +165,28 @@ func (u *udpSocket) stop(ctx context.Context) error {
 type udpWriter struct {
 	socket  *udpSocket
 	to      net.Addr
+	leave   []byte // see udpSocket.leave
 	inBatch bool
 }
 
 // later is the writer for a goroutine of the question.
-func (w *udpWriter) later() *udpWriter { return &udpWriter{socket: w.socket, to: w.to} }
+func (w *udpWriter) later() *udpWriter { return &udpWriter{socket: w.socket, to: w.to, leave: w.leave} }
 
 // Write keeps a copy: the caller uses b again.
 func (w *udpWriter) Write(b []byte) (int, error) {
 	u := w.socket
 	if !w.inBatch {
-		return u.conn.WriteTo(b, w.to)
+		if w.leave == nil {
+			return u.conn.WriteTo(b, w.to)
+		}
+		_, err := u.many.WriteBatch([]ipv4.Message{{Buffers: [][]byte{b}, OOB: w.leave, Addr: w.to}}, 0)
+		return len(b), err
 	}
 	if u.queued == len(u.out) {
 		u.flush()
 	}
 	m := &u.out[u.queued]
-	m.Buffers[0], m.Addr = append(m.Buffers[0][:0], b...), w.to
+	m.Buffers[0], m.Addr, m.OOB = append(m.Buffers[0][:0], b...), w.to, w.leave
 	u.queued++
 	return len(b), nil
 }
