@@ -166,7 +166,7 @@ func TestDamagedFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	rnd := rand.New(rand.NewPCG(1, 2))
-	for i := range 60 {
+	for i := range 24 {
 		b := bytes.Clone(whole)
 		what, head := "", false // head: one of the two heads of the file is hit, and the other one is of the transaction before
 		switch i % 4 {

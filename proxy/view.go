@@ -455,6 +455,9 @@ func (vw *view) failed(o outcome) {
 	if vw.err = o.err; vw.err == nil {
 		vw.err = errTrouble
 	}
+	if !vw.q.Keep {
+		vw.cur = nil // not one of the answers that outlive the servers
+	}
 	for wt := range vw.waiters {
 		switch {
 		case wt.strict || vw.cur == nil:

@@ -274,12 +274,19 @@ func TestOutage(t *testing.T) {
 		if re := get(t.Context(), v, question(0, 0)); re.code != 200 || re.stale {
 			t.Fatalf("%+v", re)
 		}
+		fleeting := question(10, 10*time.Minute)
+		fleeting.Name, fleeting.Keep = "/v1/fleeting", false
+		lost := make(chan reply, 1)
+		go func() { lost <- get(t.Context(), v, fleeting) }()
 		waits := make(chan reply, 2)
 		go func() { waits <- get(t.Context(), v, question(10, 20*time.Second)) }()
 		go func() { waits <- get(t.Context(), v, question(10, 10*time.Minute)) }()
 		synctest.Wait()
 		time.Sleep(5 * time.Second)
 		d.do(func() { d.down = true })
+		if re := <-lost; re.code != 500 || re.took > 10*time.Second {
+			t.Errorf("a blocking query for what is not kept: %+v, want the error", re)
+		}
 		if re := <-waits; re.code != 200 || !re.stale || re.index != 10 || re.body != `["a"]` || re.took < 20*time.Second || re.took > 22*time.Second {
 			t.Errorf("a blocking query: %+v, want what was known when its time is over", re)
 		}
