@@ -23,7 +23,7 @@ type udpSocket struct {
 	h    handler
 	conn net.PacketConn
 	many batches
-	// everywhere: the socket is that of all IPv4 addresses of the machine, and answers leave from the one that was asked.
+	// everywhere: the socket is that of all addresses of the machine, and answers leave from the one that was asked.
 	everywhere bool
 
 	out     []ipv4.Message // answers of the present batch; of the reading goroutine alone
@@ -39,25 +39,24 @@ type batches interface {
 	WriteBatch(ms []ipv4.Message, flags int) (int, error)
 }
 
-// newUDPSocket takes over conn. It reports false for sockets of all IPv6 addresses of the machine, which may be those of
-// IPv4, too: which of them a question came to, and the answer has to come from, is left to package dns.
+// newUDPSocket takes over conn. It reports false where the system cannot say which of the machine's addresses a question
+// came to: package dns finds another way, or none.
 func newUDPSocket(h handler, conn net.PacketConn) (*udpSocket, bool) {
-	switch addr := addrOf(conn.LocalAddr()); {
-	case addr.IsUnspecified() && addr.Is4():
-		p := ipv4.NewPacketConn(conn)
-		if p.SetControlMessage(ipv4.FlagDst, true) != nil {
-			return nil, false
+	addr := addrOf(conn.LocalAddr())
+	p4, p6 := ipv4.NewPacketConn(conn), ipv6.NewPacketConn(conn)
+	if !addr.IsUnspecified() {
+		if addr.Is4() {
+			return makeUDPSocket(h, conn, p4), true
 		}
-		u := makeUDPSocket(h, conn, p)
-		u.everywhere = true
-		return u, true
-	case addr.IsUnspecified():
-		return nil, false
-	case addr.Is4():
-		return makeUDPSocket(h, conn, ipv4.NewPacketConn(conn)), true
-	default:
-		return makeUDPSocket(h, conn, ipv6.NewPacketConn(conn)), true
+		return makeUDPSocket(h, conn, p6), true
 	}
+	// That of all addresses takes both families where the system can.
+	if p6.SetControlMessage(ipv6.FlagDst, true) != nil {
+		return nil, false
+	}
+	u := makeUDPSocket(h, conn, p6)
+	u.everywhere = true
+	return u, true
 }
 
 func makeUDPSocket(h handler, conn net.PacketConn, many batches) *udpSocket {
@@ -75,7 +74,7 @@ func (u *udpSocket) serve() {
 	for i := range in {
 		in[i].Buffers = [][]byte{make([]byte, maxQuery)}
 		if u.everywhere {
-			in[i].OOB = ipv4.NewControlMessage(ipv4.FlagDst)
+			in[i].OOB = ipv6.NewControlMessage(ipv6.FlagDst)
 		}
 	}
 	for {
@@ -98,11 +97,14 @@ func (u *udpSocket) serve() {
 // leave makes of what the system says of a packet's arrival what it has to be told for the answer to leave from the same
 // address; nil when it need not be told.
 func (u *udpSocket) leave(arrived []byte) []byte {
-	var cm ipv4.ControlMessage
+	var cm ipv6.ControlMessage
 	if !u.everywhere || cm.Parse(arrived) != nil || cm.Dst == nil {
 		return nil
 	}
-	return (&ipv4.ControlMessage{Src: cm.Dst}).Marshal()
+	if v4 := cm.Dst.To4(); v4 != nil {
+		return (&ipv4.ControlMessage{Src: v4}).Marshal()
+	}
+	return (&ipv6.ControlMessage{Src: cm.Dst}).Marshal()
 }
 
 // answer deals with one packet as package dns does: what is no question is ignored, what cannot be read is refused by a
