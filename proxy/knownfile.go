@@ -24,8 +24,11 @@ import (
 // The file holds one record for each answer, below a digest of its key:
 //
 //	crc32c of the rest, 4 bytes; length of the head, 4 bytes; the head, JSON; the body of the answer
+//
+// and, under countKey, how many records there are.
 const (
 	knownBucket    = "answers 1" // the number is the format's
+	countKey       = "count"     // the number of records, because a damaged page may hide some without a sign
 	knownFileMode  = 0o600
 	knownLockWait  = time.Second
 	knownHeadLimit = 1 << 20
@@ -172,7 +175,13 @@ func loadKnown(path string) (db *bbolt.DB, list []*known, err error) {
 			return nil
 		}
 		var bad error
+		records, counted := uint64(0), uint64(0)
 		err := b.ForEach(func(key, value []byte) error {
+			if string(key) == countKey {
+				counted, _ = binary.Uvarint(value)
+				return nil
+			}
+			records++
 			kn, err := decodeKnown(value)
 			if err == nil && !bytes.Equal(key, recordKey(kn.key)) {
 				err = fmt.Errorf("%w: it stands in another's place", errBadRecord)
@@ -184,6 +193,9 @@ func loadKnown(path string) (db *bbolt.DB, list []*known, err error) {
 			list = append(list, kn)
 			return nil
 		})
+		if bad == nil && records != counted {
+			bad = fmt.Errorf("%w: there are %d records, %d were written", errBadRecord, records, counted)
+		}
 		return errors.Join(err, bad)
 	})
 	return db, list, err
@@ -278,8 +290,15 @@ func (f *knownFile) flush() (err error) {
 		if err != nil {
 			return err
 		}
+		records, _ := binary.Uvarint(b.Get([]byte(countKey)))
 		for key := range dirty {
 			kn, ok := batch[key]
+			switch there := b.Get(recordKey(key)) != nil; {
+			case ok && !there:
+				records++
+			case !ok && there:
+				records--
+			}
 			if !ok {
 				if err := b.Delete(recordKey(key)); err != nil {
 					return err
@@ -294,7 +313,7 @@ func (f *knownFile) flush() (err error) {
 				return err
 			}
 		}
-		return nil
+		return b.Put([]byte(countKey), binary.AppendUvarint(nil, records))
 	})
 }
 
