@@ -82,13 +82,17 @@ func (g *guard) admit(n *memberlist.Node, live bool) error {
 	if dc := tags[TagDatacenter]; dc != g.dc {
 		return fmt.Errorf("%w: %q at %v is in %q, this is %q", ErrDatacenter, n.Name, n.Addr, dc, g.dc)
 	}
+	addr := net.JoinHostPort(n.Addr.String(), strconv.Itoa(int(n.Port)))
+	// Two processes cannot listen on one address, so what is said of the own address is old news of a predecessor: of another
+	// cluster, too, when this server was recovered.
+	if n.Name == g.name && addr == g.addr {
+		return nil
+	}
 	if own, _ := g.cluster.Load().(string); live && own != "" && tags[TagCluster] != "" && tags[TagCluster] != own {
 		err := fmt.Errorf("%w: %q at %v holds data of cluster %s, this agent of cluster %s", ErrCluster, n.Name, n.Addr, tags[TagCluster], own)
-		return &clusterError{err, net.JoinHostPort(n.Addr.String(), strconv.Itoa(int(n.Port)))}
+		return &clusterError{err, addr}
 	}
-	addr := net.JoinHostPort(n.Addr.String(), strconv.Itoa(int(n.Port)))
-	// Two processes cannot listen on one address, so what is said of the own address is old news of a predecessor.
-	if n.Name != g.name || !live || addr == g.addr {
+	if n.Name != g.name || !live {
 		return nil
 	}
 	if tags[TagID] == g.id {

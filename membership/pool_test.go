@@ -618,3 +618,28 @@ func TestDeadServerOfAFormerClusterIsWaitedOut(t *testing.T) {
 		t.Fatalf("after its death: %v", err)
 	}
 }
+
+// A server that was recovered comes back at its address while others still count its former self, of the former cluster, as alive.
+func TestRecoveredServerJoinsThoseWhoKnewIt(t *testing.T) {
+	t.Parallel()
+	conf := config("s", "127.0.17.22")
+	conf.Tags[membership.TagCluster] = "aaaa"
+	old := open(t, conf)
+	p := open(t, config("p", "127.0.17.23"))
+	p.join(t, old)
+	conf.Port = int(old.Local().Port)
+	if err := old.Shutdown(); err != nil {
+		t.Fatal(err)
+	}
+	conf.Tags = maps.Clone(conf.Tags)
+	conf.Tags[membership.TagCluster] = "bbbb"
+	recovered := open(t, conf)
+	if err := recovered.RetryJoin(t.Context(), []string{p.Local().GossipAddr()}, 50*time.Millisecond, 0); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the other side sees the new cluster", func() bool {
+		return slices.ContainsFunc(p.Members(), func(m membership.Member) bool {
+			return m.Name == "s" && m.Tags[membership.TagCluster] == "bbbb" && m.Status == membership.StatusAlive
+		})
+	})
+}
