@@ -59,7 +59,9 @@ func (l *lab) ip(args ...string) {
 }
 
 // muster runs a command of the binary on machine i.
-func (l *lab) muster(i int, args ...string) (string, int) { return l.patient(i, 5*time.Second, args...) }
+func (l *lab) muster(i int, args ...string) (string, int) {
+	return l.patient(i, 5*time.Second, args...)
+}
 
 // patient is muster with another limit.
 func (l *lab) patient(i int, limit time.Duration, args ...string) (string, int) {
