@@ -82,7 +82,6 @@ var outOfScope = map[string]string{
 	"login":        "this agent has no auth methods",
 	"logout":       "this agent has no auth methods",
 	"peering":      "this agent has no cluster peering",
-	"tls":          "make certificates with the tools of your authority, or with openssl or step",
 	"troubleshoot": "this agent has no service mesh; muster why explains a service, a node or a check",
 }
 
@@ -131,7 +130,7 @@ func sharedCommands(c *client) []*cobra.Command {
 	return []*cobra.Command{
 		membersCommand(c), joinCommand(c), leaveCommand(c), forceLeaveCommand(c), infoCommand(c), reloadCommand(c),
 		catalogCommand(c), maintCommand(c), eventCommand(c), rttCommand(c), keygenCommand(), keyringCommand(c),
-		operatorCommand(c), snapshotCommand(c), monitorCommand(c), debugCommand(c), lockCommand(c), watchCommand(c),
+		operatorCommand(c), snapshotCommand(c), monitorCommand(c), debugCommand(c), lockCommand(c), watchCommand(c), tlsCommand(c),
 	}
 }
 

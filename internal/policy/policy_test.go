@@ -96,8 +96,9 @@ var imports = []struct {
 	{"api/consul", []string{"api", "archive", "catalog", "guard", "kv", "health", "internal/version"}, "a dialect is a translator: no raft, no gossip, no other dialect"},
 	{"internal/version", nil, "a leaf"},
 	{"internal/child", nil, "a leaf"},
+	{"internal/pki", nil, "a leaf"},
 	{"internal/watch", []string{"internal/child"}, "a watch is a client: it talks HTTP and knows nothing else of the agent"},
-	{"cmd/muster", []string{"agent", "archive", "internal/child", "internal/migrate", "internal/version", "internal/watch"}, "commands talk HTTP; only the agent command starts an agent"},
+	{"cmd/muster", []string{"agent", "archive", "internal/child", "internal/migrate", "internal/pki", "internal/version", "internal/watch"}, "commands talk HTTP; only the agent command starts an agent"},
 	{"internal/migrate", nil, "a client of two clusters, by their interface alone"},
 }
 
