@@ -70,11 +70,8 @@ func Listen(cfg Config) (*Server, error) {
 	}}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
-	if cfg.TLS != nil {
-		protocols.SetHTTP2(true)
-	} else {
-		protocols.SetUnencryptedHTTP2(true)
-	}
+	protocols.SetHTTP2(cfg.TLS != nil)
+	protocols.SetUnencryptedHTTP2(cfg.TLS == nil || cfg.TLS.spec.AcceptPlain)
 	if cfg.Base == nil {
 		cfg.Base = context.Background()
 	}
@@ -102,10 +99,13 @@ func Listen(cfg Config) (*Server, error) {
 
 func (s *Server) serve() {
 	defer close(s.done)
-	if s.cfg.TLS != nil {
-		s.cause = s.http.ServeTLS(s.ln, "", "")
-	} else {
+	switch {
+	case s.cfg.TLS == nil:
 		s.cause = s.http.Serve(s.ln)
+	case s.cfg.TLS.spec.AcceptPlain:
+		s.cause = s.http.Serve(newEither(s.ln, s.http.TLSConfig, s.cfg.HeaderTimeout))
+	default:
+		s.cause = s.http.ServeTLS(s.ln, "", "")
 	}
 	if !errors.Is(s.cause, http.ErrServerClosed) {
 		s.cfg.Logger.Error("server port stopped accepting", "error", s.cause)

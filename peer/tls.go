@@ -5,8 +5,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"sync/atomic"
+
+	"github.com/musterhq/muster/internal/certs"
 )
 
 // TLSConfig names the files of a cluster under mutual TLS: the authority that signs every member, and the
@@ -14,134 +15,128 @@ import (
 // certificate, so its extended key usages (when it states any) must include both.
 type TLSConfig struct {
 	CAFile   string
+	CAPath   string // directory of such files, beside or instead of CAFile
 	CertFile string
 	KeyFile  string
 	// VerifyServerName, when set, is a DNS name that the certificate of every server must carry, besides being
 	// signed by the authority. It keeps the holder of an agent's certificate from posing as a server, both
 	// where a server is dialed and where a raft stream comes in. Empty: any certificate of the authority.
 	VerifyServerName string
+	// AcceptPlain also takes connections without TLS, and under TLS those without a certificate: for the time in which a
+	// cluster changes from one to the other.
+	AcceptPlain bool
 }
 
-// TLS holds loaded certificates. It is shared by a Server and its Dialers; Reload serves all of them.
+// TLS holds loaded certificates. It is shared by a Server and its Dialers: new connections use what was read last, open
+// ones stay.
 type TLS struct {
+	*certs.Keeper
 	spec TLSConfig
 	cur  atomic.Pointer[loaded]
 }
 
-// loaded is one reading of the files.
+// loaded is what follows from one reading of the files.
 type loaded struct {
+	from   *certs.Loaded
 	server *tls.Config
 	client *tls.Config // without NextProtos
 }
 
 // LoadTLS reads and checks the files. Errors name the file and what is wrong with it.
 func LoadTLS(spec TLSConfig) (*TLS, error) {
-	t := &TLS{spec: spec}
-	if err := t.Reload(); err != nil {
-		return nil, err
-	}
-	return t, nil
-}
-
-// Reload reads the files again. New connections use what was read; open ones stay. On error everything remains
-// as it was. Safe for concurrent use.
-func (t *TLS) Reload() error {
-	l, err := t.spec.load()
-	if err != nil {
-		return err
-	}
-	t.cur.Store(l)
-	return nil
-}
-
-func (c TLSConfig) load() (*loaded, error) {
 	for _, f := range []struct{ what, name string }{
-		{"certificate authority", c.CAFile}, {"certificate", c.CertFile}, {"key", c.KeyFile},
+		{"certificate authority", spec.CAFile + spec.CAPath}, {"certificate", spec.CertFile}, {"key", spec.KeyFile},
 	} {
 		if f.name == "" {
 			return nil, fmt.Errorf("peer: tls: no %s file given: mutual tls needs an authority, a certificate and a key", f.what)
 		}
 	}
-	pem, err := os.ReadFile(c.CAFile)
-	if err != nil {
-		return nil, fmt.Errorf("peer: tls: certificate authority: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("peer: tls: certificate authority: %s holds no PEM certificate", c.CAFile)
-	}
-	cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("peer: tls: certificate %s with key %s: %w", c.CertFile, c.KeyFile, err)
-	}
-	// A certificate that no peer would accept is an error of the configuration, better met at start than at
-	// the first connection.
-	for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
-		if err := verifyChain(pool, []*x509.Certificate{cert.Leaf}, use); err != nil {
-			return nil, fmt.Errorf("peer: tls: certificate %s is not acceptable under %s: %w", c.CertFile, c.CAFile, err)
+	// A certificate that no peer would accept is an error of the configuration, better met here than at the first
+	// connection.
+	acceptable := func(l *certs.Loaded) error {
+		for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+			chain := []*x509.Certificate{l.Pair.Leaf}
+			for _, der := range l.Pair.Certificate[1:] {
+				c, err := x509.ParseCertificate(der)
+				if err != nil {
+					return fmt.Errorf("peer: tls: certificate %s: %w", spec.CertFile, err)
+				}
+				chain = append(chain, c)
+			}
+			if err := l.Verify(chain, "", use); err != nil {
+				return fmt.Errorf("peer: tls: certificate %s is not acceptable under %s: %w", spec.CertFile, spec.CAFile+spec.CAPath, err)
+			}
 		}
+		return nil
 	}
+	k, err := certs.Keep(certs.Files{CA: spec.CAFile, CAPath: spec.CAPath, Cert: spec.CertFile, Key: spec.KeyFile}, acceptable)
+	if err != nil {
+		return nil, err
+	}
+	return &TLS{Keeper: k, spec: spec}, nil
+}
 
-	l := &loaded{}
+// configs are the configurations of the newest reading.
+func (t *TLS) configs() *loaded {
+	now := t.Current()
+	if l := t.cur.Load(); l != nil && l.from == now {
+		return l
+	}
+	l := t.spec.configs(now)
+	t.cur.Store(l)
+	return l
+}
+
+func (c TLSConfig) configs(from *certs.Loaded) *loaded {
+	l := &loaded{from: from}
 	l.server = &tls.Config{
 		MinVersion:   tls.VersionTLS12,
-		Certificates: []tls.Certificate{cert},
+		Certificates: []tls.Certificate{*from.Pair},
 		ClientAuth:   tls.RequireAndVerifyClientCert,
-		ClientCAs:    pool,
+		ClientCAs:    from.Roots,
 		NextProtos:   []string{"h2", "http/1.1"},
 		// Without tickets every new connection is judged by the authority of today.
 		SessionTicketsDisabled: true,
 	}
+	if c.AcceptPlain {
+		l.server.ClientAuth = tls.VerifyClientCertIfGiven
+	}
 	name := c.VerifyServerName
 	l.client = &tls.Config{
 		MinVersion:   tls.VersionTLS12,
-		Certificates: []tls.Certificate{cert},
-		RootCAs:      pool,
+		Certificates: []tls.Certificate{*from.Pair},
+		RootCAs:      from.Roots,
 		ServerName:   name,
 		// Servers are dialed by IP address, which certificates seldom carry; VerifyConnection below does
 		// the whole verification in place of the default one.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(s tls.ConnectionState) error {
-			if len(s.PeerCertificates) == 0 {
-				return errors.New("peer: tls: the server sent no certificate")
+			if err := from.Verify(s.PeerCertificates, name, x509.ExtKeyUsageServerAuth); err != nil {
+				return fmt.Errorf("peer: tls: the server's certificate: %w", err)
 			}
-			if name != "" {
-				if err := s.PeerCertificates[0].VerifyHostname(name); err != nil {
-					return err
-				}
-			}
-			return verifyChain(pool, s.PeerCertificates, x509.ExtKeyUsageServerAuth)
+			return nil
 		},
 	}
-	return l, nil
-}
-
-func verifyChain(roots *x509.CertPool, chain []*x509.Certificate, use x509.ExtKeyUsage) error {
-	between := x509.NewCertPool()
-	for _, c := range chain[1:] {
-		between.AddCert(c)
-	}
-	_, err := chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{use}})
-	return err
+	return l
 }
 
 // serverConfig is what a listener uses: each handshake asks for the newest reading of the files.
 func (t *TLS) serverConfig() *tls.Config {
-	base := t.cur.Load().server.Clone()
-	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return t.cur.Load().server, nil }
+	base := t.configs().server.Clone()
+	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return t.configs().server, nil }
 	return base
 }
 
 // clientConfig returns the newest client configuration offering protos.
 func (t *TLS) clientConfig(protos ...string) *tls.Config {
-	c := t.cur.Load().client.Clone()
+	c := t.configs().client.Clone()
 	c.NextProtos = protos
 	return c
 }
 
 // isServer says whether the other side of an accepted connection may act as a server (see VerifyServerName).
 func (t *TLS) isServer(s *tls.ConnectionState) error {
-	if t == nil || t.spec.VerifyServerName == "" {
+	if t == nil || t.spec.VerifyServerName == "" || t.spec.AcceptPlain {
 		return nil
 	}
 	if s == nil || len(s.PeerCertificates) == 0 {

@@ -80,7 +80,7 @@ var imports = []struct {
 	reason  string
 }{
 	{"kv", nil, "the tree is a pure state machine: it must not know who calls it"},
-	{"peer", nil, "the server port carries bytes; what they mean is decided above it"},
+	{"peer", []string{"internal/certs"}, "the server port carries bytes; what they mean is decided above it"},
 	{"archive", nil, "the file of a snapshot is used by the agent and by tools alike"},
 	{"health", nil, "check runners know no cluster, so they can be tested and reused alone"},
 	{"membership", nil, "gossip emits events and decides nothing"},
@@ -96,6 +96,7 @@ var imports = []struct {
 	{"api/consul", []string{"api", "archive", "catalog", "guard", "kv", "health", "internal/version"}, "a dialect is a translator: no raft, no gossip, no other dialect"},
 	{"internal/version", nil, "a leaf"},
 	{"internal/child", nil, "a leaf"},
+	{"internal/certs", nil, "a leaf"},
 	{"internal/pki", nil, "a leaf"},
 	{"internal/watch", []string{"internal/child"}, "a watch is a client: it talks HTTP and knows nothing else of the agent"},
 	{"cmd/muster", []string{"agent", "archive", "internal/child", "internal/migrate", "internal/pki", "internal/version", "internal/watch"}, "commands talk HTTP; only the agent command starts an agent"},
