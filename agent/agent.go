@@ -60,7 +60,7 @@ type Agent struct {
 	tree      *kv.Tree        // nil on a proxy
 	raft      *consensus.Node // nil on a proxy
 	store     api.Store
-	tls       *peer.TLS // nil: plain
+	certs     certificates
 	dialer    *peer.Dialer
 	port      *peer.Server // nil on a proxy
 	pool      *membership.Pool
@@ -148,7 +148,8 @@ func (a *Agent) open(ctx context.Context) error {
 	}{
 		{"data directory", a.openIdentity},
 		{"metrics", a.openTelemetry},
-		{"guard", a.openGuard},                        // before whatever answers
+		{"guard", a.openGuard}, // before whatever answers
+		{"certificates", a.openCertificates},
 		{"", a.openPort},                              // before raft, which talks through it
 		{"", func() error { return a.openTree(ctx) }}, // before gossip, whose events become writes
 		{"local registry", a.openRegistry},            // before gossip: checks of the last run are known when we are seen
@@ -199,17 +200,7 @@ func (a *Agent) openTelemetry() error {
 
 // openPort opens the port between agents, plain or under mutual TLS. Only servers listen; everybody dials.
 func (a *Agent) openPort() error {
-	if t := a.cfg.TLS.InternalRPC; t.CertFile != "" {
-		var err error
-		spec := peer.TLSConfig{CAFile: t.CAFile, CertFile: t.CertFile, KeyFile: t.KeyFile}
-		if t.VerifyServerHostname {
-			spec.VerifyServerName = "server." + a.cfg.Datacenter + "." + trimDot(a.cfg.Domain)
-		}
-		if a.tls, err = peer.LoadTLS(spec); err != nil {
-			return err
-		}
-	}
-	a.dialer = peer.NewDialer(peer.DialerConfig{TLS: a.tls, Metrics: a.metrics, Dial: a.opts.Dial, Few: a.cfg.Server})
+	a.dialer = peer.NewDialer(peer.DialerConfig{TLS: a.dialTLS(), Metrics: a.metrics, Dial: a.opts.Dial, Few: a.cfg.Server})
 	a.onStop("connections to servers", func(context.Context) error { a.dialer.Close(); return nil })
 	if !a.cfg.Server {
 		return nil
@@ -219,7 +210,7 @@ func (a *Agent) openPort() error {
 	base, cancel := context.WithCancelCause(api.WithStopping(context.Background(), a.ctx.Done()))
 	port, err := peer.Listen(peer.Config{
 		Base: base,
-		Bind: a.cfg.ServerListen(), TLS: a.tls, Logger: a.log.Named("peer"), Metrics: a.metrics,
+		Bind: a.cfg.ServerListen(), TLS: a.certs.peer, Logger: a.log.Named("peer"), Metrics: a.metrics,
 		Handler: http.HandlerFunc(a.serveRelayed), HeaderTimeout: a.cfg.Limits.RPCHandshakeTimeout,
 	})
 	if err != nil {
@@ -334,7 +325,7 @@ func (a *Agent) localHandler() http.Handler {
 }
 
 func (a *Agent) scheme() string {
-	if a.tls != nil {
+	if a.dialTLS() != nil {
 		return "https"
 	}
 	return "http"

@@ -288,6 +288,9 @@ type TLSConfig struct {
 	VerifyOutgoing       bool   `key:"verify_outgoing"`
 	VerifyServerHostname bool   `key:"verify_server_hostname"`
 	MinVersion           string `key:"tls_min_version"`
+
+	acceptPlain bool // verify_incoming = false was said: connections without TLS are taken, too
+	dialPlain   bool // verify_outgoing = false was said: connections are opened without TLS
 }
 
 // DNSConfig are the keys of dns_config. Durations are times to live; ServiceTTL is by service name, "*" for the

@@ -262,6 +262,16 @@ func (v *validator) tls() {
 		inherit("tls_min_version", func() { one.t.MinVersion = d.MinVersion })
 		v.stanza(one.key, one.t)
 	}
+	if t := &c.TLS.InternalRPC; t.CertFile != "" {
+		// With a certificate both sides are verified unless the opposite is said, which is for the time of a change.
+		said := func(key string) bool { return v.set("tls.internal_rpc."+key) || v.set("tls.defaults."+key) }
+		if t.acceptPlain = said("verify_incoming") && !t.VerifyIncoming; t.acceptPlain && c.Server {
+			v.warn("tls.internal_rpc.verify_incoming", "false: servers take connections without TLS and without a certificate, too")
+		}
+		if t.dialPlain = said("verify_outgoing") && !t.VerifyOutgoing && !t.VerifyServerHostname; t.dialPlain {
+			v.warn("tls.internal_rpc.verify_outgoing", "false: connections to servers are opened without TLS")
+		}
+	}
 	for _, l := range c.EtcdListeners() {
 		if l.TLS && c.TLS.HTTPS.CertFile == "" {
 			v.bad("addresses.etcd", "https://%s needs a certificate: set cert_file and key_file in tls.defaults or tls.https", l.Address)

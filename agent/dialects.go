@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"os"
 	"time"
@@ -17,16 +16,12 @@ import (
 // openRegistry opens what this machine registered and starts its checks.
 func (a *Agent) openRegistry() error {
 	remote := &HTTPCluster{Do: a.callWhenUp, Nodes: func() int { return len(a.pool.Members()) }}
-	base, err := checkTLS(&a.cfg)
-	if err != nil {
-		return fmt.Errorf("enable_agent_tls_for_checks: %w", err)
-	}
 	r, err := OpenRegistry(RegistryConfig{
 		Dir: a.cfg.DataDir, NodeName: a.cfg.NodeName, Services: a.cfg.Services, Checks: a.cfg.Checks,
 		CheckUpdateInterval: a.cfg.CheckUpdateInterval, CheckOutputMaxSize: a.cfg.CheckOutputMaxSize, DiscardCheckOutput: a.cfg.DiscardCheckOutput,
 		Damping:            a.cfg.FlapDamping.rules(),
 		EnableScriptChecks: a.cfg.EnableScriptChecks, EnableLocalScriptChecks: a.cfg.EnableLocalScriptChecks,
-		Nodes: remote, Host: &health.Host{TLS: base}, Logger: a.log, Metrics: a.metrics,
+		Nodes: remote, Host: &health.Host{TLS: a.checkTLS()}, Logger: a.log, Metrics: a.metrics,
 	})
 	if err != nil {
 		return err

@@ -88,7 +88,7 @@ func (a *Agent) startDNS() error {
 	}
 	if list := a.cfg.DNSTLSListeners(); len(list) > 0 {
 		var err error
-		if conf.TLS, err = clientTLS(a.cfg.TLS.HTTPS); err != nil {
+		if conf.TLS, err = a.clientTLS(); err != nil {
 			return err
 		}
 		for _, l := range list {

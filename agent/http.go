@@ -3,8 +3,6 @@ package agent
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/http/pprof"
@@ -30,7 +28,7 @@ func (a *Agent) startHTTP() error {
 			addr, secure := l.Address, tlsConfig
 			if l.TLS {
 				var err error
-				if secure, err = clientTLS(a.cfg.TLS.HTTPS); err != nil {
+				if secure, err = a.clientTLS(); err != nil {
 					return err
 				}
 			}
@@ -62,38 +60,11 @@ func (a *Agent) startHTTP() error {
 	if len(a.cfg.HTTPSListeners()) == 0 {
 		return nil
 	}
-	tlsConfig, err := clientTLS(a.cfg.TLS.HTTPS)
+	tlsConfig, err := a.clientTLS()
 	if err != nil {
 		return err
 	}
 	return open(a.cfg.HTTPSListeners(), tlsConfig)
-}
-
-// clientTLS loads the certificates of HTTPS for clients.
-func clientTLS(t TLSConfig) (*tls.Config, error) {
-	if t.CertFile == "" || t.KeyFile == "" {
-		return nil, errors.New("ports.https is set, but tls.https (or tls.defaults) has no cert_file and key_file")
-	}
-	pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("cert_file %s, key_file %s: %w", t.CertFile, t.KeyFile, err)
-	}
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}
-	if t.MinVersion == "TLSv1_3" {
-		cfg.MinVersion = tls.VersionTLS13
-	}
-	if t.VerifyIncoming {
-		pem, err := os.ReadFile(t.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("ca_file: %w", err)
-		}
-		cfg.ClientCAs = x509.NewCertPool()
-		if !cfg.ClientCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("ca_file %s: holds no PEM certificate", t.CAFile)
-		}
-		cfg.ClientAuth = tls.RequireAndVerifyClientCert
-	}
-	return cfg, nil
 }
 
 // localRoutes are the rows that belong to no dialect.

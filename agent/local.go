@@ -189,10 +189,8 @@ func (a *Agent) Reload() error {
 			return fmt.Errorf("DNS: %w", err)
 		}
 	}
-	if a.tls != nil {
-		if err := a.tls.Reload(); err != nil {
-			return err
-		}
+	if err := a.reloadCertificates(); err != nil {
+		return err
 	}
 	if err := a.upstreams.Set(upstreamConfigs(&cfg)); err != nil {
 		return err

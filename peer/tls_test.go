@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
 	"math/big"
 	"net"
 	"os"
@@ -248,5 +249,50 @@ func closeIf(c net.Conn, err error) error {
 	if err == nil {
 		_ = c.Close()
 	}
+	return err
+}
+
+// TestChangeOver is the time in which some members speak TLS and others do not yet.
+func TestChangeOver(t *testing.T) {
+	ca := newAuthority(t)
+	c := ca.issue(time.Now().Add(time.Hour), "agent.example")
+	c.AcceptPlain, c.VerifyServerName = true, "server.dc1.example"
+	srv := listen(t, peer.Config{TLS: mustLoad(t, c), Handler: echo()})
+	layer := srv.RaftLayer(nil)
+	silent := mustDial(t, srv.Addr().String()) // holds up nobody
+	for name, d := range map[string]*peer.Dialer{
+		"plain": peer.NewDialer(peer.DialerConfig{}), "TLS": peer.NewDialer(peer.DialerConfig{TLS: ca.load("agent.example")}),
+	} {
+		if _, err := get(t, d, srv, "/"); err != nil {
+			t.Errorf("%s: a request: %v", name, err)
+		}
+		taken := make(chan net.Conn, 1)
+		go func() {
+			if in, err := layer.Accept(); err == nil {
+				taken <- in
+			}
+			close(taken)
+		}()
+		out, err := d.Raft(srv.Addr().String(), 5*time.Second)
+		if err != nil {
+			t.Fatalf("%s: a raft stream: %v", name, err)
+		}
+		in := <-taken
+		if _, err := out.Write([]byte("x")); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if b := make([]byte, 1); in == nil || read(in, b) != nil || b[0] != 'x' {
+			t.Errorf("%s: the stream carries %q", name, b)
+		}
+		_ = out.Close()
+	}
+	if _, err := get(t, peer.NewDialer(peer.DialerConfig{TLS: newAuthority(t).load()}), srv, "/"); err == nil {
+		t.Error("a certificate of another authority was accepted")
+	}
+	_ = silent.Close()
+}
+
+func read(c net.Conn, b []byte) error {
+	_, err := io.ReadFull(c, b)
 	return err
 }

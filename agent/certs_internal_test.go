@@ -1,0 +1,80 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/musterhq/muster/internal/certs"
+	"github.com/musterhq/muster/internal/pki"
+)
+
+// pairFiles makes an authority and a certificate in dir.
+func pairFiles(t *testing.T, dir string) (ca, cert, key string) {
+	t.Helper()
+	authority, err := pki.NewAuthority(pki.Authority{Name: "ca", Days: 10})
+	must(t, err)
+	signer, err := pki.NewSigner(authority)
+	must(t, err)
+	leaf, err := signer.Sign(pki.Certificate{Name: "server.dc1.consul", Names: []string{"server.dc1.consul"}, Days: 5})
+	must(t, err)
+	ca, cert, key = filepath.Join(dir, "ca.pem"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	must(t, os.WriteFile(ca, authority.Cert, 0o600))
+	must(t, os.WriteFile(cert, leaf.Cert, 0o600))
+	must(t, os.WriteFile(key, leaf.Key, 0o600))
+	return ca, cert, key
+}
+
+func TestCheckTLS(t *testing.T) {
+	ca, cert, key := pairFiles(t, t.TempDir())
+	check := func(f certs.Files) (*Agent, error) {
+		k, err := certs.Keep(f)
+		return &Agent{certs: certificates{checks: k}}, err
+	}
+	if c := (&Agent{}).checkTLS(); c != nil {
+		t.Errorf("switched off: %v", c)
+	}
+	if a, err := check(certs.Files{}); err != nil || a.checkTLS().RootCAs != nil || a.checkTLS().GetClientCertificate != nil {
+		t.Errorf("without files: %v", err)
+	}
+	a, err := check(certs.Files{CA: ca, Cert: cert, Key: key})
+	if err != nil || a.checkTLS().RootCAs == nil {
+		t.Fatalf("with files: %v", err)
+	}
+	if pair, err := a.checkTLS().GetClientCertificate(nil); err != nil || pair.Leaf.Subject.CommonName != "server.dc1.consul" {
+		t.Errorf("own certificate: %v %v", pair, err)
+	}
+}
+
+// TestVerifyFlags: with a certificate, both sides are verified unless the opposite is said.
+func TestVerifyFlags(t *testing.T) {
+	ca, cert, key := pairFiles(t, t.TempDir())
+	files := `ca_file = "` + ca + `" cert_file = "` + cert + `" key_file = "` + key + `" `
+	for text, want := range map[string][2]bool{
+		`tls { defaults { ` + files + ` } }`:                                                                                        {false, false},
+		`tls { defaults { ` + files + ` verify_incoming = true verify_outgoing = true } }`:                                          {false, false},
+		`tls { defaults { ` + files + ` verify_incoming = false verify_outgoing = false } }`:                                        {true, true},
+		`tls { defaults { ` + files + ` } internal_rpc { verify_incoming = false } }`:                                               {true, false},
+		`tls { defaults { ` + files + ` verify_incoming = false verify_outgoing = true } internal_rpc { verify_incoming = true } }`: {false, false},
+		`tls { defaults { ` + files + ` verify_outgoing = false verify_server_hostname = true } }`:                                  {false, false},
+	} {
+		c, warns, err := load(t, map[string]string{"a.hcl": text}, nil, "-dev")
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got := [2]bool{c.TLS.InternalRPC.acceptPlain, c.TLS.InternalRPC.dialPlain}; got != want {
+			t.Errorf("%s: accepts and dials plain %v, want %v", text, got, want)
+		}
+		said := 0
+		for _, w := range warns {
+			if strings.Contains(w.String(), "without TLS") {
+				said++
+			}
+		}
+		if (said > 0) != (want[0] || want[1]) {
+			t.Errorf("%s: warnings %v", text, warns)
+		}
+	}
+}
