@@ -78,3 +78,17 @@ func TestVerifyFlags(t *testing.T) {
 		}
 	}
 }
+
+func TestTLSExample(t *testing.T) {
+	dir := t.TempDir()
+	ca, cert, key := pairFiles(t, dir)
+	for from, to := range map[string]string{ca: "consul-agent-ca.pem", cert: "agent.pem", key: "agent-key.pem"} {
+		must(t, os.Rename(from, filepath.Join(dir, to)))
+	}
+	text, err := os.ReadFile("../configs/tls.hcl")
+	must(t, err)
+	c, warns, err := load(t, map[string]string{"tls.hcl": strings.ReplaceAll(string(text), "/etc/muster", dir)}, nil, "-server", "-bootstrap-expect=3", "-data-dir="+dir)
+	if err != nil || len(warns) > 0 || !c.TLS.InternalRPC.VerifyServerHostname || !c.TLS.HTTPS.VerifyIncoming || c.Ports.HTTPS != 8501 {
+		t.Errorf("%+v, %v, warnings %v", c.TLS, err, warns)
+	}
+}
