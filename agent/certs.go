@@ -26,11 +26,18 @@ func (t *TLSConfig) files() certs.Files {
 	return certs.Files{CA: t.CAFile, CAPath: t.CAPath, Cert: t.CertFile, Key: t.KeyFile}
 }
 
+func (t *TLSConfig) minVersion() uint16 {
+	if t.MinVersion == "TLSv1_3" {
+		return tls.VersionTLS13
+	}
+	return tls.VersionTLS12
+}
+
 // openCertificates reads them. Errors name the stanza and the file.
 func (a *Agent) openCertificates() error {
 	c := &a.cfg.TLS
 	if t := &c.InternalRPC; t.CertFile != "" {
-		spec := peer.TLSConfig{CAFile: t.CAFile, CAPath: t.CAPath, CertFile: t.CertFile, KeyFile: t.KeyFile, AcceptPlain: t.acceptPlain}
+		spec := peer.TLSConfig{CAFile: t.CAFile, CAPath: t.CAPath, CertFile: t.CertFile, KeyFile: t.KeyFile, AcceptPlain: t.acceptPlain, MinVersion: t.minVersion()}
 		if t.VerifyServerHostname {
 			spec.VerifyServerName = "server." + a.cfg.Datacenter + "." + trimDot(a.cfg.Domain)
 		}
@@ -40,8 +47,15 @@ func (a *Agent) openCertificates() error {
 		}
 	}
 	if c.HTTPS.CertFile != "" {
+		// One that has ended is better than none at the start: clients say so, the log too. Later a better one is there.
+		fresh := func(l *certs.Loaded) error {
+			if a.certs.https == nil {
+				return nil
+			}
+			return l.Ended(time.Now())
+		}
 		var err error
-		if a.certs.https, err = certs.Keep(c.HTTPS.files()); err != nil {
+		if a.certs.https, err = certs.Keep(c.HTTPS.files(), fresh); err != nil {
 			return fmt.Errorf("tls.https: %w", err)
 		}
 	}
@@ -69,10 +83,7 @@ func (a *Agent) clientTLS() (*tls.Config, error) {
 	if k == nil {
 		return nil, errors.New("tls.https (or tls.defaults) has no cert_file and key_file")
 	}
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: k.GetCertificate}
-	if t.MinVersion == "TLSv1_3" {
-		cfg.MinVersion = tls.VersionTLS13
-	}
+	cfg := &tls.Config{MinVersion: t.minVersion(), GetCertificate: k.GetCertificate}
 	if t.VerifyIncoming {
 		cfg.ClientAuth = tls.RequireAnyClientCert // and what it has to be is said here, with the authorities of today
 		cfg.VerifyConnection = func(s tls.ConnectionState) error {
@@ -187,7 +198,11 @@ func (a *Agent) measureCertificates(say bool) {
 			if left < certUrgent {
 				log = a.log.Error
 			}
-			log("a certificate ends soon: replace its file, the agent takes it over", "stanza", k.stanza, "file", e.File, "subject", e.Subject,
+			text := "a certificate ends soon: replace its file, the agent takes it over"
+			if left < 0 {
+				text = "a certificate has ended: replace its file, the agent takes it over"
+			}
+			log(text, "stanza", k.stanza, "file", e.File, "subject", e.Subject,
 				"days", int(left.Hours()/24), "until", e.NotAfter)
 		}
 	}

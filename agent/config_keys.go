@@ -48,17 +48,10 @@ var ignored = map[string]string{
 // idle are the keys that are read and checked like any other, because their values must make sense when they begin
 // to matter, but that change nothing yet. Each use is a Warning with the text.
 var idle = map[string]string{
-	"disable_keyring_file":             notYet,
-	"encrypt_verify_incoming":          "accepted and unused: with a key, plain gossip is always refused",
-	"encrypt_verify_outgoing":          "accepted and unused: with a key, gossip is always encrypted",
-	"limits.https_handshake_timeout":   "accepted and unused: the limit of a request's header covers the handshake",
-	"limits.rpc_client_timeout":        noNeed,
-	"limits.rpc_max_conns_per_client":  notYet,
-	"tls.defaults.ca_path":             "accepted and unused: name the authorities in one ca_file",
-	"tls.https.ca_path":                "accepted and unused: name the authorities in one ca_file",
-	"tls.internal_rpc.ca_path":         "accepted and unused: name the authorities in one ca_file",
-	"tls.internal_rpc.verify_incoming": "accepted and unused: with certificates, both sides are always verified",
-	"tls.internal_rpc.verify_outgoing": "accepted and unused: with certificates, both sides are always verified",
+	"disable_keyring_file":            notYet,
+	"limits.https_handshake_timeout":  "accepted and unused: the limit of a request's header covers the handshake",
+	"limits.rpc_client_timeout":       noNeed,
+	"limits.rpc_max_conns_per_client": notYet,
 }
 
 // ignoredKey looks a key path up in ignored; indexes of list elements do not count.

@@ -35,8 +35,12 @@ type Config struct {
 	Tags          map[string]string // see the Tag constants; at most 512 bytes encoded
 	Dir           string            // holds the rejoin snapshot and the keyring, created with mode 0700; "" = keep both in memory
 	EncryptKey    string            // base64 of 16, 24 or 32 bytes, "" = no encryption; a keyring already in Dir wins over it
-	Dev           bool              // timing for one machine: failures are seen within about a second
-	Tuning        Tuning            // overrides single values of the timing
+	// AcceptPlain takes gossip that is not encrypted although there is a key, SendPlain does not encrypt: for the time in
+	// which a cluster begins with encryption.
+	AcceptPlain, SendPlain bool
+
+	Dev    bool   // timing for one machine: failures are seen within about a second
+	Tuning Tuning // overrides single values of the timing
 	// RejoinAfterLeave keeps the snapshot's addresses after Leave, so that the next Open joins again by itself.
 	RejoinAfterLeave bool
 	NoCoordinates    bool             // do not estimate where members stand in the network, see Coordinate
@@ -161,6 +165,7 @@ func (c *Config) serfConfig() (*serf.Config, error) {
 	// Key operations wait this long for a member that does not answer: gossip interval × this × log10 of the members.
 	s.QueryTimeoutMult = int(4 * time.Second / s.MemberlistConfig.GossipInterval)
 	c.Tuning.apply(s.MemberlistConfig)
+	s.MemberlistConfig.GossipVerifyIncoming, s.MemberlistConfig.GossipVerifyOutgoing = !c.AcceptPlain, !c.SendPlain
 	s.NodeName = c.Name
 	s.Tags = c.Tags
 	s.DisableCoordinates = c.NoCoordinates

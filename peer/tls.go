@@ -22,6 +22,7 @@ type TLSConfig struct {
 	// signed by the authority. It keeps the holder of an agent's certificate from posing as a server, both
 	// where a server is dialed and where a raft stream comes in. Empty: any certificate of the authority.
 	VerifyServerName string
+	MinVersion       uint16 // of TLS, default 1.2
 	// AcceptPlain also takes connections without TLS, and under TLS those without a certificate: for the time in which a
 	// cluster changes from one to the other.
 	AcceptPlain bool
@@ -90,7 +91,7 @@ func (t *TLS) configs() *loaded {
 func (c TLSConfig) configs(from *certs.Loaded) *loaded {
 	l := &loaded{from: from}
 	l.server = &tls.Config{
-		MinVersion:   tls.VersionTLS12,
+		MinVersion:   max(c.MinVersion, tls.VersionTLS12),
 		Certificates: []tls.Certificate{*from.Pair},
 		ClientAuth:   tls.RequireAndVerifyClientCert,
 		ClientCAs:    from.Roots,
@@ -103,7 +104,7 @@ func (c TLSConfig) configs(from *certs.Loaded) *loaded {
 	}
 	name := c.VerifyServerName
 	l.client = &tls.Config{
-		MinVersion:   tls.VersionTLS12,
+		MinVersion:   max(c.MinVersion, tls.VersionTLS12),
 		Certificates: []tls.Certificate{*from.Pair},
 		RootCAs:      from.Roots,
 		ServerName:   name,

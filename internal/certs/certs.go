@@ -74,6 +74,9 @@ func (f Files) load() (*Loaded, [sha256.Size]byte, error) {
 		}
 		err = errors.Join(err, l.authority(name, data))
 	}
+	if err == nil && f.CA+f.CAPath != "" && l.Roots == nil {
+		err = fmt.Errorf("ca_path %s: holds no file with a certificate", f.CAPath)
+	}
 	copy(digest[:], sum.Sum(nil))
 	return l, digest, err
 }
@@ -141,10 +144,21 @@ func expiry(file string, c *x509.Certificate) Expiry {
 	return Expiry{File: file, Subject: c.Subject.CommonName, NotBefore: c.NotBefore, NotAfter: c.NotAfter, Authority: c.IsCA}
 }
 
+// Ended says whether our own certificate has ended.
+func (l *Loaded) Ended(now time.Time) error {
+	if l.Pair != nil && now.After(l.Pair.Leaf.NotAfter) {
+		return fmt.Errorf("cert_file %s: the certificate ended on %s", l.Expiries[0].File, l.Pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
 // Verify checks a chain of certificates, the other side's own first, against our authorities. An empty name is not checked.
 func (l *Loaded) Verify(chain []*x509.Certificate, name string, use x509.ExtKeyUsage) error {
 	if len(chain) == 0 {
 		return errors.New("the other side sent no certificate")
+	}
+	if l.Roots == nil { // package x509 would take the system's authorities
+		return errors.New("no authority is configured")
 	}
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/musterhq/muster/internal/certs"
 	"github.com/musterhq/muster/internal/pki"
@@ -115,7 +116,18 @@ func TestLoad(t *testing.T) {
 	if l.Verify(nil, "", x509.ExtKeyUsageServerAuth) == nil {
 		t.Error("no certificate is good enough")
 	}
+	empty := filepath.Join(dir, "empty")
+	if err := os.Mkdir(empty, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	// Without authorities nobody is trusted: those of the system are not ours.
+	if l, err := certs.Load(certs.Files{Cert: at("cert"), Key: at("key")}); err != nil || l.Verify([]*x509.Certificate{l.Pair.Leaf}, "", x509.ExtKeyUsageServerAuth) == nil {
+		t.Errorf("without authorities a certificate was trusted, or %v", err)
+	} else if l.Ended(time.Now()) != nil || l.Ended(time.Now().AddDate(0, 0, 6)) == nil {
+		t.Error("the end of a certificate")
+	}
 	for want, f := range map[string]certs.Files{
+		"ca_path " + empty + ": holds no file":         {CAPath: empty},
 		"ca_file " + at("nonsense") + ": holds no PEM": {CA: at("nonsense")},
 		"ca_path: ":                   {CAPath: at("none")},
 		"key_file: ":                  {Cert: at("cert"), Key: at("none")},

@@ -174,17 +174,6 @@ func TestTLSFromNothingToNewAuthority(t *testing.T) {
 	}
 
 	// A new authority: first all trust both, then all have certificates of the new one, then nobody trusts the old one.
-	taken := func(what string) {
-		t.Helper()
-		for _, h := range c.all() {
-			h := h
-			seen := strings.Count(h.log.String(), "new certificates are in use: stanza=tls.internal_rpc")
-			eventually(t, 20*time.Second, h.name+": "+what, func() bool {
-				return strings.Count(h.log.String(), "new certificates are in use: stanza=tls.internal_rpc") > seen
-			})
-		}
-		check(what)
-	}
 	old := d.read("consul-agent-ca.pem")
 	if err := os.Rename(at("consul-agent-ca.pem"), at("old-ca.pem")); err != nil {
 		t.Fatal(err)
@@ -194,14 +183,20 @@ func TestTLSFromNothingToNewAuthority(t *testing.T) {
 	}
 	d.muster("ca", "create", "-common-name", "The next one")
 	next := d.read("consul-agent-ca.pem")
+	const inUse = "new certificates are in use: stanza=tls.internal_rpc"
 	steps := func(what string, change func(h *host)) {
 		t.Helper()
-		var before sync.WaitGroup
-		before.Go(func() { taken(what) })
+		seen := map[*host]int{}
+		for _, h := range c.all() {
+			seen[h] = strings.Count(h.log.String(), inUse)
+		}
 		for _, h := range c.all() {
 			change(h)
 		}
-		before.Wait()
+		for _, h := range c.all() {
+			eventually(t, 20*time.Second, h.name+": "+what, func() bool { return strings.Count(h.log.String(), inUse) > seen[h] })
+		}
+		check(what)
 	}
 	steps("both authorities", func(h *host) { d.give(h, "ca.pem", append(append([]byte{}, old...), next...)) })
 	steps("new certificates", func(h *host) {
@@ -287,5 +282,87 @@ func TestGossipKeyRotation(t *testing.T) {
 	})
 	if out, _, _ := sh(t, nil, "", binary, "members", "-http-addr="+s.url("")); strings.Contains(out, "stranger") {
 		t.Errorf("a member with another key is in:\n%s", out)
+	}
+}
+
+// TestGossipFromPlainToEncrypted takes a running cluster from plain to encrypted gossip, one agent at a time.
+func TestGossipFromPlainToEncrypted(t *testing.T) {
+	c := newCluster(t, 2, 1)
+	out, _, _ := sh(t, nil, "", binary, "keygen")
+	key := strings.TrimSpace(out)
+	args := map[*host][]string{}
+	for _, h := range c.all() {
+		args[h] = h.args
+	}
+	for _, round := range []string{"encrypt_verify_incoming = false\n encrypt_verify_outgoing = false", "encrypt_verify_incoming = false", ""} {
+		for _, h := range c.all() {
+			h.args = append(append([]string{}, args[h]...), "-encrypt="+key)
+			if round != "" {
+				h.args = append(h.args, "-hcl="+round)
+			}
+			h.signal(syscall.SIGTERM)
+			h.wait(20 * time.Second)
+			h.start()
+			c.ready(h)
+			for _, at := range c.all() {
+				eventually(t, 20*time.Second, at.name+" sees everybody", func() bool {
+					out, _, code := sh(t, nil, "", binary, "members", "-http-addr="+at.url(""))
+					return code == 0 && strings.Count(out, "alive") == 3
+				})
+			}
+		}
+	}
+	if out, errs, code := sh(t, nil, "", binary, "keyring", "-http-addr="+c.proxies[0].url(""), "-list"); code != 0 || !strings.Contains(out, key+" [3/3]") {
+		t.Errorf("in the end: %d %s%s", code, out, errs)
+	}
+	stranger := newAgentHost(t, "stranger", "-retry-join="+c.servers[0].ip, "-retry-interval=1s")
+	stranger.start()
+	eventually(t, 20*time.Second, "a member without a key is told", func() bool { return strings.Contains(stranger.log.String(), "encryption is not configured") })
+}
+
+// TestNobodyIsTrustedWithoutAuthorities: a directory of authorities that is emptied leaves those in use that were there, and is
+// no reason to trust those of the system.
+func TestNobodyIsTrustedWithoutAuthorities(t *testing.T) {
+	d, stranger := &tlsDir{t, t.TempDir()}, &tlsDir{t, t.TempDir()}
+	for _, x := range []*tlsDir{d, stranger} {
+		x.muster("ca", "create")
+		x.muster("cert", "create", "-cli")
+	}
+	h := newAgentHost(t, "s1", "-server", "-bootstrap-expect=1")
+	d.pair(h, "server")
+	list := filepath.Join(h.dir, "authorities")
+	if err := os.Mkdir(list, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d.give(h, "authorities/ca.pem", d.read("consul-agent-ca.pem"))
+	d.give(h, "tls.hcl", fmt.Appendf(nil, "ports { https = 8501 }\ntls { https {\n ca_path = %q\n cert_file = %q\n key_file = %q\n verify_incoming = true\n} }\n",
+		list, filepath.Join(h.dir, "cert.pem"), filepath.Join(h.dir, "key.pem")))
+	h.args = append(h.args, "-config-file="+filepath.Join(h.dir, "tls.hcl"))
+	// The stranger's authority is one that the system trusts.
+	t.Setenv("SSL_CERT_FILE", filepath.Join(stranger.dir, "consul-agent-ca.pem"))
+	h.start()
+	enters := func(x *tlsDir) bool {
+		_, _, code := sh(t, nil, "", binary, "members", "-http-addr=https://"+h.ip+":8501", "-ca-file="+filepath.Join(d.dir, "consul-agent-ca.pem"),
+			"-client-cert="+filepath.Join(x.dir, "dc1-cli-consul-0.pem"), "-client-key="+filepath.Join(x.dir, "dc1-cli-consul-0-key.pem"))
+		return code == 0
+	}
+	eventually(t, 20*time.Second, "it answers", func() bool { return enters(d) })
+	if enters(stranger) {
+		t.Error("a stranger was let in")
+	}
+	if err := os.Remove(filepath.Join(list, "ca.pem")); err != nil {
+		t.Fatal(err)
+	}
+	if status, body := h.do("PUT", "/v1/agent/reload", ""); status == 200 || !strings.Contains(body, "holds no file with a certificate") {
+		t.Errorf("a reload without authorities: %d %s", status, body)
+	}
+	if enters(stranger) || !enters(d) {
+		t.Error("without authorities others are trusted")
+	}
+	h.signal(syscall.SIGTERM)
+	h.wait(20 * time.Second)
+	h.start()
+	if code := h.wait(20 * time.Second); code == 0 || !strings.Contains(h.log.String(), "holds no file with a certificate") {
+		t.Errorf("a start without authorities: %d", code)
 	}
 }
