@@ -106,6 +106,7 @@ type Agent struct {
 	mu        sync.Mutex
 	reloading sync.Mutex // one reload at a time
 	restoring sync.Mutex // one restore at a time
+	examining sync.Mutex // one examination at a time
 }
 
 // stopStep undoes one step of Start.
@@ -234,6 +235,10 @@ func (a *Agent) openPort() error {
 func (a *Agent) serveRelayed(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.URL.Path, restartPath) {
 		a.hearRestart(w, r)
+		return
+	}
+	if r.URL.Path == clockPath {
+		tellClock(w)
 		return
 	}
 	if h := a.handler.Load(); h != nil {

@@ -177,3 +177,6 @@ func keyReport(r *serf.KeyResponse, err error) (KeyReport, error) {
 	delete(r.PrimaryKeys, "") // the library counts answers without a key here
 	return KeyReport{r.NumNodes, r.NumResp, r.NumErr, r.Messages, r.Keys, r.PrimaryKeys}, err
 }
+
+// Encrypted says whether this agent's gossip is.
+func (p *Pool) Encrypted() bool { return p.serf.EncryptionEnabled() }

@@ -3,6 +3,7 @@ package membership
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"syscall"
 	"time"
@@ -136,4 +137,14 @@ func dial(ctx context.Context, addr string) (net.Conn, Verdict) {
 		return nil, Dead
 	}
 	return nil, Silent
+}
+
+// Ping sends one packet to a member by UDP and waits for its answer, at most as long as gossip itself does, and gives the
+// round trip time. It tells whether UDP gets through, which gossip hides: it falls back to TCP.
+func (p *Pool) Ping(m Member) (time.Duration, error) {
+	ip := net.ParseIP(m.Addr)
+	if ip == nil {
+		return 0, fmt.Errorf("membership: address %q of %s is none", m.Addr, m.Name)
+	}
+	return p.serf.Memberlist().Ping(m.Name, &net.UDPAddr{IP: ip, Port: int(m.Port)})
 }

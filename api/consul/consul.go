@@ -8,6 +8,7 @@
 package consul
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"time"
@@ -55,10 +56,13 @@ type Config struct {
 	Guard        *guard.Services // what of a service is shown to those that want healthy instances; nil = everything as it is
 	GuardControl GuardControl    // that guard as operators see it; nil = no endpoints for it
 	Upstreams    func() any      // what GET agent/upstreams shows; nil = no endpoint
-	Authorizer   Authorizer      // nil = everything is allowed
-	Connect      bool            // make and show a root certificate of the mesh, see connectRoutes
-	TrustDomain  string          // of that certificate, without ".consul"; default the cluster's id
-	CacheBytes   int64           // limit of the encoded answers kept, 0 = api.DefaultBodyCacheBytes
+	// Doctor examines this agent and what it can reach of the cluster, for GET agent/doctor; nil = no endpoint. It must
+	// bound itself in time. nil for the answer: an examination is under way.
+	Doctor      func(context.Context) any
+	Authorizer  Authorizer // nil = everything is allowed
+	Connect     bool       // make and show a root certificate of the mesh, see connectRoutes
+	TrustDomain string     // of that certificate, without ".consul"; default the cluster's id
+	CacheBytes  int64      // limit of the encoded answers kept, 0 = api.DefaultBodyCacheBytes
 }
 
 // API serves the endpoints that read and write the replicated tree.
@@ -128,6 +132,7 @@ func (a *API) Routes() []api.Route {
 	rs = append(rs, a.operatorRoutes()...)
 	rs = append(rs, a.guardRoutes()...)
 	rs = append(rs, a.upstreamRoutes()...)
+	rs = append(rs, a.doctorRoutes()...)
 	rs = append(rs, a.aclRoutes()...)
 	rs = append(rs, a.connectRoutes()...)
 	for i := range rs {

@@ -133,7 +133,7 @@ and answers by DNS and HTTP. Start with:
 	c.bind(root)
 	root.AddCommand(agentCommand(nil), versionCommand(c), validateCommand(c))
 	root.AddCommand(sharedCommands(c)...)
-	root.AddCommand(kvCommand(c), memberCommand(c), clusterHealthCommand(c), servicesCommand(c), nodesCommand(c), healthCommand(c), whyCommand(c))
+	root.AddCommand(kvCommand(c), memberCommand(c), clusterHealthCommand(c), servicesCommand(c), nodesCommand(c), healthCommand(c), whyCommand(c), doctorCommand(c))
 	root.AddCommand(backupCommand(c), recoverCommand(), guardCommand(c), upstreamsCommand(c))
 	root.AddCommand(migrateCommand(c))
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})

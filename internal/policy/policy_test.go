@@ -98,8 +98,9 @@ var imports = []struct {
 	{"internal/child", nil, "a leaf"},
 	{"internal/certs", nil, "a leaf"},
 	{"internal/pki", nil, "a leaf"},
+	{"internal/doctor", nil, "it judges figures; who measures them is decided above it"},
 	{"internal/watch", []string{"internal/child"}, "a watch is a client: it talks HTTP and knows nothing else of the agent"},
-	{"cmd/muster", []string{"agent", "archive", "internal/child", "internal/migrate", "internal/pki", "internal/version", "internal/watch"}, "commands talk HTTP; only the agent command starts an agent"},
+	{"cmd/muster", []string{"agent", "archive", "internal/child", "internal/doctor", "internal/migrate", "internal/pki", "internal/version", "internal/watch"}, "commands talk HTTP; only the agent command starts an agent"},
 	{"internal/migrate", nil, "a client of two clusters, by their interface alone"},
 }
 
