@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -45,6 +46,11 @@ func (a *Agent) probeNetwork() []probe {
 		others = others[:gossipProbed]
 	}
 	var probes []probe
+	if len(servers)+len(others) == 0 { // alone: why did joining fail?
+		for _, host := range a.cfg.RetryJoin {
+			probes = append(probes, func(ctx context.Context) []doctor.Finding { return a.probeJoin(ctx, host) })
+		}
+	}
 	if a.port != nil { // our own server port, at the address that others use
 		self := a.pool.Local()
 		servers = append(servers, self)
@@ -144,6 +150,21 @@ func probeGossipTCP(ctx context.Context, m membership.Member) []doctor.Finding {
 	return []doctor.Finding{f}
 }
 
+// probeJoin connects to a place that retry_join names.
+func (a *Agent) probeJoin(ctx context.Context, host string) []doctor.Finding {
+	if _, _, err := net.SplitHostPort(host); err != nil {
+		host = joinPort(strings.Trim(host, "[]"), a.cfg.Ports.SerfLAN)
+	}
+	f := doctor.Finding{Area: doctor.Network, Subject: "retry_join " + host + "/tcp", Status: doctor.OK, Text: "connects"}
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", host)
+	if err != nil {
+		f.Status, f.Text, f.Advice = doctor.Fail, err.Error(), dialAdvice(err, "an agent")
+		return []doctor.Finding{f}
+	}
+	_ = conn.Close()
+	return []doctor.Finding{f}
+}
+
 // probeGossipUDP sends a packet to a gossip port.
 func (a *Agent) probeGossipUDP(m membership.Member) []doctor.Finding {
 	f := doctor.Finding{Area: doctor.Network, Subject: m.Name + " gossip port " + m.GossipAddr() + "/udp", Status: doctor.OK}
@@ -189,7 +210,9 @@ func (a *Agent) probeListeners() []probe {
 
 func listener(name, addr, network string, err error) doctor.Finding {
 	f := doctor.Finding{Area: doctor.Listeners, Subject: name + " " + addr + network, Status: doctor.OK, Text: "answers"}
-	if err != nil {
+	if bad, ok := errors.AsType[*dnsError](err); ok {
+		f.Status, f.Text, f.Advice = doctor.Warn, bad.Error(), "the listener works, what stands behind it does not: see cluster and network"
+	} else if err != nil {
 		f.Status, f.Text = doctor.Fail, err.Error()
 		f.Advice = "look at this agent's log, its limit of connections and the rules of this machine's firewall"
 	}
@@ -238,6 +261,16 @@ func probeHTTP(ctx context.Context, l Listener, secure bool) error {
 	return resp.Body.Close()
 }
 
+// dnsError is an answer that is an error.
+type dnsError struct {
+	name  string
+	rcode int
+}
+
+func (e *dnsError) Error() string {
+	return "the question for the SOA record of " + e.name + " is answered with " + dns.RcodeToString[e.rcode]
+}
+
 // probeDNS asks for the SOA record of our domain.
 func (a *Agent) probeDNS(ctx context.Context, network, addr string) error {
 	q := new(dns.Msg)
@@ -247,7 +280,7 @@ func (a *Agent) probeDNS(ctx context.Context, network, addr string) error {
 	case err != nil:
 		return err
 	case answer.Rcode != dns.RcodeSuccess:
-		return fmt.Errorf("the question for the SOA record of %s is answered with %s", a.cfg.Domain, dns.RcodeToString[answer.Rcode])
+		return &dnsError{a.cfg.Domain, answer.Rcode}
 	}
 	return nil
 }

@@ -107,3 +107,18 @@ func TestDoctorOneAtATime(t *testing.T) {
 		t.Error("nobody got a report")
 	}
 }
+
+// TestDoctorAlone: a proxy that finds nobody says whom it tried.
+func TestDoctorAlone(t *testing.T) {
+	t.Parallel()
+	c := testcluster.Start(t, 0, 0)
+	const nobody = "127.99.99.99"
+	p := c.AddProxy(t, "alone", "-retry-join="+nobody)
+	_, bad := examined(t, p)
+	if bad["cluster servers"].Status != doctor.Fail || bad["network retry_join "+nobody+":8301/tcp"].Status != doctor.Fail {
+		t.Errorf("%+v", bad)
+	}
+	if f := bad["listeners dns "+p.DNS()+"/udp"]; f.Status == doctor.Fail {
+		t.Errorf("the listener answers, and counts as dead: %+v", f)
+	}
+}
