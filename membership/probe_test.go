@@ -29,6 +29,29 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+func TestPing(t *testing.T) {
+	t.Parallel()
+	a, b := open(t, config("a", "127.1.0.121")), open(t, config("b", "127.1.0.122"))
+	if _, err := a.Join(t.Context(), []string{b.Local().GossipAddr()}); err != nil {
+		t.Fatal(err)
+	}
+	to := b.Local()
+	if trip, err := a.Ping(to); err != nil || trip <= 0 {
+		t.Errorf("a running agent: %v, %v", trip, err)
+	}
+	if a.Encrypted() {
+		t.Error("a pool without a key is encrypted")
+	}
+	_ = b.Shutdown()
+	if _, err := a.Ping(to); err == nil {
+		t.Error("a dead agent answers")
+	}
+	to.Addr = "nowhere"
+	if _, err := a.Ping(to); err == nil {
+		t.Error("no address, and an answer")
+	}
+}
+
 // watch runs Watch and gives what it will return.
 func watch(ctx context.Context, addr string, grace time.Duration) <-chan membership.Verdict {
 	out := make(chan membership.Verdict, 1)
