@@ -115,8 +115,9 @@ type stopStep struct {
 	f    func(context.Context) error
 }
 
-// relayDrain is how long a stop waits for relayed requests under way before it cuts them.
-const relayDrain = 300 * time.Millisecond
+// relayDrain is how long a stop waits for relayed requests under way before it cuts them: longer than an election takes on a
+// busy machine, for writes that wait for the next leader are sent back to whom they came from and must not be cut.
+const relayDrain = time.Second
 
 // stopTimeout bounds the whole stop.
 const stopTimeout = 15 * time.Second

@@ -2,6 +2,7 @@ package health_test
 
 import (
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,9 +11,25 @@ import (
 )
 
 // told keeps what a Damper passes on.
-type told struct{ status, output string }
+type told struct {
+	mu           sync.Mutex
+	last, output string
+}
 
-func (t *told) Report(_ string, s health.Status, output string) { t.status, t.output = s, output }
+func (t *told) Report(_ string, s health.Status, output string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.last, t.output = s, output
+}
+
+func (t *told) now() (status, output string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.last, t.output
+}
+
+func (t *told) status() string { s, _ := t.now(); return s }
+func (t *told) text() string   { _, o := t.now(); return o }
 
 func TestDamperHoldsAFlappingCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -23,8 +40,8 @@ func TestDamperHoldsAFlappingCheck(t *testing.T) {
 		want := func(status string) {
 			t.Helper()
 			synctest.Wait()
-			if got.status != status || strings.HasPrefix(got.output, "Flapping") == (holds == 0) && status != health.Passing {
-				t.Fatalf("it is %s (%s), want %s", got.status, got.output, status)
+			if now, output := got.now(); now != status || strings.HasPrefix(output, "Flapping") == (holds == 0) && status != health.Passing {
+				t.Fatalf("it is %s (%s), want %s", now, output, status)
 			}
 		}
 		for _, s := range []string{health.Critical, health.Passing, health.Critical} { // three changes are allowed
@@ -34,20 +51,20 @@ func TestDamperHoldsAFlappingCheck(t *testing.T) {
 		}
 		d.Report("c", health.Passing, "raw") // the fourth is not believed
 		want(health.Critical)
-		if holds != 1 || !strings.Contains(got.output, "Now passing: raw") {
-			t.Fatalf("%d holds, output %q", holds, got.output)
+		if holds != 1 || !strings.Contains(got.text(), "Now passing: raw") {
+			t.Fatalf("%d holds, output %q", holds, got.text())
 		}
 		time.Sleep(15 * time.Second)
 		d.Report("c", health.Passing, "still") // the same again does not lengthen it
 		want(health.Critical)
 		time.Sleep(6 * time.Second)
 		want(health.Passing)
-		if got.output != "still" {
-			t.Fatalf("output %q", got.output)
+		if got.text() != "still" {
+			t.Fatalf("output %q", got.text())
 		}
 		d.Report("c", health.Critical, "raw") // all is forgotten
-		if got.status != health.Critical || got.output != "raw" {
-			t.Fatalf("it is %s: %s", got.status, got.output)
+		if got.status() != health.Critical || got.text() != "raw" {
+			t.Fatalf("it is %s: %s", got.status(), got.text())
 		}
 	})
 }
@@ -60,8 +77,8 @@ func TestDamperBelievesSlowChanges(t *testing.T) {
 		for i := range 20 {
 			s := []string{health.Critical, health.Passing}[i%2]
 			d.Report("c", s, "")
-			if got.status != s {
-				t.Fatalf("change %d: %s", i, got.status)
+			if got.status() != s {
+				t.Fatalf("change %d: %s", i, got.status())
 			}
 			time.Sleep(6 * time.Second)
 		}
@@ -75,19 +92,19 @@ func TestDamperHoldsWhileItFlaps(t *testing.T) {
 		d.Report("c", health.Warning, "")
 		for i := range 50 {
 			d.Report("c", []string{health.Passing, health.Warning}[i%2], "")
-			if got.status != health.Warning {
-				t.Fatalf("change %d: %s", i, got.status)
+			if got.status() != health.Warning {
+				t.Fatalf("change %d: %s", i, got.status())
 			}
 			time.Sleep(4 * time.Second)
 		}
 		d.Report("c", health.Critical, "")
-		if got.status != health.Critical {
-			t.Fatalf("worse while held: %s", got.status)
+		if got.status() != health.Critical {
+			t.Fatalf("worse while held: %s", got.status())
 		}
 		d.Report("c", health.Passing, "")
 		d.Stop()
 		time.Sleep(time.Minute)
-		if got.status != health.Critical {
+		if got.status() != health.Critical {
 			t.Fatal("it reported after Stop")
 		}
 	})

@@ -267,8 +267,8 @@ func TestManyWatchersOneStream(t *testing.T) {
 		}
 		cancel()
 		time.Sleep(DefaultLinger + time.Second)
-		if _, open := e.counts(); open != 0 || len(v.feeds) != 0 || v.stats.waiters.Load() != 0 {
-			t.Errorf("left behind: %d streams, %d feeds, %d waiters", open, len(v.feeds), v.stats.waiters.Load())
+		if _, open := e.counts(); open != 0 || feeds(v) != 0 || v.stats.waiters.Load() != 0 {
+			t.Errorf("left behind: %d streams, %d feeds, %d waiters", open, feeds(v), v.stats.waiters.Load())
 		}
 	})
 }
@@ -376,8 +376,14 @@ func TestWatchOfALostPast(t *testing.T) {
 		e.mu.Unlock()
 		e.breakAll()
 		time.Sleep(DefaultResumeHold + 10*time.Second)
-		if len(v.feeds) != 0 {
+		if feeds(v) != 0 {
 			t.Error("a feed without servers goes on for ever")
 		}
 	})
+}
+
+func feeds(v *Views) int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.feeds)
 }

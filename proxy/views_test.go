@@ -226,8 +226,8 @@ func TestManyClientsOneQuestion(t *testing.T) {
 		cancel()
 		all.Wait()
 		time.Sleep(DefaultLinger + time.Second)
-		if _, waiting := d.counts(); waiting != 0 || len(v.views) != 0 || v.bytes != 0 || v.stats.waiters.Load() != 0 {
-			t.Errorf("left behind: %d questions, %d views of %d bytes, %d waiters", waiting, len(v.views), v.bytes, v.stats.waiters.Load())
+		if _, waiting := d.counts(); waiting != 0 || held(v) != [2]int64{} || v.stats.waiters.Load() != 0 {
+			t.Errorf("left behind: %d questions, views and bytes %d, %d waiters", waiting, held(v), v.stats.waiters.Load())
 		}
 	})
 }
@@ -507,8 +507,8 @@ func TestBeyondTheLimitsEachAsksForItself(t *testing.T) {
 			}()
 		}
 		synctest.Wait()
-		if _, waiting := d.counts(); waiting != 3 || len(v.views) != 1 {
-			t.Errorf("%d questions, %d views", waiting, len(v.views))
+		if _, waiting := d.counts(); waiting != 3 || held(v)[0] != 1 {
+			t.Errorf("%d questions, %d views", waiting, held(v)[0])
 		}
 		d.set(`["b"]`)
 		synctest.Wait()
@@ -576,4 +576,11 @@ func benchmarkWake(b *testing.B, d *data, ask func(index uint64) uint64) {
 		all.Wait()
 		b.StopTimer()
 	}
+}
+
+// held is how many views there are, and the bytes of their answers.
+func held(v *Views) [2]int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return [2]int64{int64(len(v.views)), int64(v.bytes)}
 }
