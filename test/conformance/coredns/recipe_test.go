@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -91,14 +92,30 @@ func recipe(t *testing.T, port string) string {
 	return strings.NewReplacer(":53 ", ":"+port+" ", "127.0.0.1:8600", host+":8600").Replace(block) + "\n"
 }
 
+// freePort is a port that is free at all addresses, by UDP and TCP: below those that connections are given, for a
+// connection from any of the machine's addresses would be in the way.
+func freePort(t *testing.T) string {
+	t.Helper()
+	for n := range 1000 {
+		port := strconv.Itoa(20000 + (os.Getpid()+n)%10000)
+		u, err := net.ListenPacket("udp", ":"+port)
+		if err != nil {
+			continue
+		}
+		l, err := net.Listen("tcp", ":"+port)
+		_ = u.Close()
+		if err == nil {
+			_ = l.Close()
+			return port
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
+}
+
 func TestRecipe(t *testing.T) {
 	agent(t)
-	p, err := net.ListenPacket("udp", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(p.LocalAddr().String())
-	_ = p.Close()
+	port := freePort(t)
 	dnsserver.Quiet = true
 	core, err := caddy.Start(caddy.CaddyfileInput{Contents: []byte(recipe(t, port)), Filepath: "Corefile", ServerTypeName: "dns"})
 	if err != nil {
