@@ -303,7 +303,7 @@ func (a *Agent) believeStrangers(limit time.Duration) {
 	if a.guard != nil && a.strangers.age(time.Now(), limit) && a.views != nil {
 		a.log.Warn("what another cluster's servers say is believed now")
 		a.guard.Believe()
-		a.views.Rejudge(nil)
+		a.views.Rejudge()
 	}
 }
 

@@ -493,12 +493,8 @@ func (vw *view) tooLong() {
 	vw.cancel()
 }
 
-// Rejudge lets judge, unless it is nil, take the place of the present one, and asks all questions anew, so that what
-// was held back is looked at again.
-func (v *Views) Rejudge(judge Judge) {
-	if judge != nil {
-		v.judge.Store(&judge)
-	}
+// Rejudge asks all questions anew, so that what the Judge held back is looked at again.
+func (v *Views) Rejudge() {
 	v.mu.Lock()
 	views := slices.Collect(maps.Values(v.views))
 	v.mu.Unlock()

@@ -46,10 +46,9 @@ type ViewsConfig struct {
 // asked by any number of clients is one question to the servers (view.go); when no server can be reached, what was
 // known last is answered, marked as such. All methods are safe for concurrent use.
 type Views struct {
-	p     *Proxy
-	cfg   ViewsConfig
-	judge atomic.Pointer[Judge]
-	log   hclog.Logger
+	p   *Proxy
+	cfg ViewsConfig
+	log hclog.Logger
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -85,9 +84,6 @@ func NewViews(c ViewsConfig) (*Views, error) {
 		c.Logger = hclog.NewNullLogger()
 	}
 	v := &Views{p: c.Proxy, cfg: c, log: c.Logger, views: make(map[string]*view), feeds: make(map[string]*feed)}
-	if c.Judge != nil {
-		v.judge.Store(&c.Judge)
-	}
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 	return v, nil
 }
@@ -232,7 +228,7 @@ func (v *Views) settle(q *Question, prev, next *Answer) *Answer {
 
 // accept is the one place where what is known about a question gives way to what a server has said.
 func (v *Views) accept(key string, prev, next *Answer) *Answer {
-	switch judge := v.judge.Load(); {
+	switch judge := v.cfg.Judge; {
 	case prev == nil:
 		return next
 	case next.behind(prev):
@@ -240,7 +236,7 @@ func (v *Views) accept(key string, prev, next *Answer) *Answer {
 	case judge == nil || prev.same(next):
 		return next
 	default:
-		return (*judge)(nameOf(key), prev, next)
+		return judge(nameOf(key), prev, next)
 	}
 }
 

@@ -390,7 +390,7 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%d questions in a quiet minute, %d answers", asked-before, len(out))
 		}
 		hold = false
-		v.Rejudge(nil)
+		v.Rejudge()
 		if re := <-out; re.body != "[]" || re.index != 11 {
 			t.Errorf("let through: %+v", re)
 		}
