@@ -180,20 +180,21 @@ func (a *Agent) Reload() error {
 	for _, w := range warnings {
 		a.log.Warn("configuration", "warning", w.String())
 	}
-	if a.dns != nil {
-		conf := a.dnsConfig(&cfg)
-		if a.view.follow != nil {
-			a.view.follow.SetMaxStale(conf.MaxStale)
-		}
-		if err := a.dns.Reload(conf); err != nil {
-			return fmt.Errorf("DNS: %w", err)
-		}
+	// First what can fail although the configuration is good: a port that is taken changes nothing.
+	if err := a.upstreams.Set(upstreamConfigs(&cfg)); err != nil {
+		return err
 	}
 	if err := a.reloadCertificates(); err != nil {
 		return err
 	}
-	if err := a.upstreams.Set(upstreamConfigs(&cfg)); err != nil {
-		return err
+	if a.dns != nil {
+		conf := a.dnsConfig(&cfg)
+		if err := a.dns.Reload(conf); err != nil {
+			return fmt.Errorf("DNS: %w", err)
+		}
+		if a.view.follow != nil {
+			a.view.follow.SetMaxStale(conf.MaxStale)
+		}
 	}
 	if err := a.registry.Reload(a.ctx, cfg.Services, cfg.Checks); err != nil {
 		return err
