@@ -104,7 +104,7 @@ func TestEveryRouteAsksTheAuthorizer(t *testing.T) {
 	d := &denier{}
 	store, _ := newServer(t)
 	wants := requests(t, store)
-	a := consul.New(consul.Config{Store: store, Datacenter: "dc1", NodeName: nodeName, Authorizer: d, GuardControl: guardless{}, Coordinate: func(string) (*coordinate.Coordinate, bool) {
+	a := consul.New(consul.Config{Store: store, Datacenter: "dc1", NodeName: nodeName, Authorizer: d, GuardControl: guardless{}, Upstreams: func() any { return nil }, Doctor: func(context.Context) any { return nil }, Coordinate: func(string) (*coordinate.Coordinate, bool) {
 		return coordinate.NewCoordinate(coordinate.DefaultConfig()), true
 	}})
 	known := map[string]bool{}
