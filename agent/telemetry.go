@@ -51,7 +51,7 @@ func newTelemetry(cfg *Config) (*telemetry, error) {
 	memory := metrics.NewInmemSink(metricsInterval, metricsKept)
 	mc := metrics.DefaultConfig(cfg.Telemetry.MetricsPrefix)
 	mc.EnableHostname = !cfg.Telemetry.DisableHostname
-	mc.EnableRuntimeMetrics = true // once a second, for the JSON form; the Go collector has them for the other
+	mc.EnableRuntimeMetrics = true // twice in an interval, for the JSON form; the Go collector has them for the other
 	mc.ProfileInterval = metricsInterval / 2
 	mc.FilterDefault = cfg.Telemetry.FilterDefault
 	for _, p := range cfg.Telemetry.PrefixFilter {
@@ -67,5 +67,7 @@ func newTelemetry(cfg *Config) (*telemetry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
+	// The JSON form shows the last whole interval: without this the first one, if short, would have none of these.
+	m.EmitRuntimeStats()
 	return &telemetry{metrics: m, memory: memory, scraped: registry, prom: promhttp.HandlerFor(registry, promhttp.HandlerOpts{})}, nil
 }

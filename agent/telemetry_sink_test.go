@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -39,4 +40,19 @@ func TestQuietSink(t *testing.T) {
 			t.Errorf("commit times are %v, want 3", got)
 		}
 	})
+}
+
+// TestRuntimeFiguresFromTheStart: whoever asks for metrics right after the start finds those of the process.
+func TestRuntimeFiguresFromTheStart(t *testing.T) {
+	c := mustLoad(t, nil, nil, "-dev")
+	tel, err := newTelemetry(&c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range tel.memory.Data()[0].Gauges {
+		if strings.HasSuffix(name, "runtime.alloc_bytes") {
+			return
+		}
+	}
+	t.Errorf("gauges %v", tel.memory.Data()[0].Gauges)
 }
