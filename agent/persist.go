@@ -172,21 +172,37 @@ func (s *registryStore) put(ops []op) <-chan error {
 	if s.file == nil || len(ops) == 0 {
 		return savedAlready
 	}
-	c := make(chan error, 1)
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		for _, o := range ops {
+			s.pending[opKey{o.bucket, o.key}] = o.value
+			if o.bucket == bucketStates {
+				delete(s.states, o.key)
+			}
+		}
+	}
+	return s.nextCommit()
+}
+
+// settled gives the outcome of a commit that holds all that was noted before it.
+func (s *registryStore) settled() <-chan error {
+	if s.file == nil {
+		return savedAlready
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nextCommit()
+}
+
+// nextCommit asks for a commit at once and gives its outcome; under the lock.
+func (s *registryStore) nextCommit() <-chan error {
+	c := make(chan error, 1)
 	if s.closed {
-		s.mu.Unlock()
 		c <- errRegistryClosed
 		return c
 	}
-	for _, o := range ops {
-		s.pending[opKey{o.bucket, o.key}] = o.value
-		if o.bucket == bucketStates {
-			delete(s.states, o.key)
-		}
-	}
 	s.waiting = append(s.waiting, c)
-	s.mu.Unlock()
 	s.kick()
 	return c
 }

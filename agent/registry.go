@@ -480,7 +480,7 @@ func (r *Registry) dropCheck(ch *change, c *localCheck) {
 }
 
 // Beat sets the status of a TTL check and restarts its timer; nothing is written anywhere unless the status or the
-// output changes. Unknown checks are 404, checks of other kinds and unknown statuses 500 and 400.
+// output changes. A status that it changed is saved when it returns. Unknown checks are 404, checks of other kinds and unknown statuses 500 and 400.
 func (r *Registry) Beat(id, status, output string) error {
 	for {
 		c := r.index.get(id)
@@ -496,7 +496,7 @@ func (r *Registry) Beat(id, status, output string) error {
 		case c.isRetired(): // replaced meanwhile: the beat belongs to its successor
 			continue
 		case err == nil:
-			c.awaitTold(before)
+			c.awaitKept(before)
 			return nil
 		default:
 			return beatError(id, status, err)

@@ -207,9 +207,10 @@ func (c *localCheck) tell() {
 	c.mu.Unlock()
 }
 
-// awaitTold waits, at most PushWait, until the catalog has what a beat has changed: a client that beats and then
-// asks the cluster finds what it said. A beat that changes nothing does not wait.
-func (c *localCheck) awaitTold(before health.Status) {
+// awaitKept waits until a beat that has changed the status is on disk, so that a crash does not take back what the
+// client was told, and, at most PushWait, in the catalog: a client that beats and then asks the cluster finds what it
+// said. A beat that changes nothing does not wait.
+func (c *localCheck) awaitKept(before health.Status) {
 	c.mu.Lock()
 	told := c.told
 	changed := c.status != before
@@ -217,7 +218,14 @@ func (c *localCheck) awaitTold(before health.Status) {
 		c.told = nil
 	}
 	c.mu.Unlock()
-	if !changed || told == nil {
+	if !changed {
+		return
+	}
+	// A disk that takes no more is no reason to refuse a sign of life: the status holds until the agent stops.
+	if err := <-c.reg.store.settled(); err != nil {
+		c.reg.log.Error("the status of a check could not be saved", "check", c.def.ID, "error", err)
+	}
+	if told == nil {
 		return
 	}
 	timer := time.NewTimer(c.reg.cfg.PushWait)

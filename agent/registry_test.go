@@ -360,12 +360,16 @@ func TestCrashKeepsWhatWasAcknowledged(t *testing.T) {
 	for i := range 25 {
 		must(t, r.DeregisterService(context.Background(), fmt.Sprintf("s%02d", i)))
 	}
+	must(t, r.Beat("service:s30", "passing", "up"))
 	// Copy the file as a crash would leave it.
 	copyDir := t.TempDir()
 	copyFile(t, filepath.Join(dir, RegistryFile), filepath.Join(copyDir, RegistryFile))
 	after := openRig(t, copyDir, newFakeCluster())
 	if got := after.Services(); len(got) != 25 || got[0].ID != "s25" {
 		t.Errorf("%d services came back", len(got))
+	}
+	if c := checkOf(after.Registry, "service:s30"); c.Status != "passing" || c.Output != "up" {
+		t.Errorf("an acknowledged beat came back as %s, %q", c.Status, c.Output)
 	}
 }
 
