@@ -409,12 +409,12 @@ func (f *FollowSource) loop(ctx context.Context, it *item) {
 			pause(ctx, retryPause(failures))
 			continue
 		}
-		if f.doubtful(it, v, got) {
+		if word := f.word(it); f.doubtful(it, v, got) {
 			it.goStale()
 			result()
 			index = 0
 			failures++
-			pause(ctx, retryPause(failures))
+			pauseUntil(ctx, retryPause(failures), word)
 			continue
 		}
 		failures = 0
@@ -530,11 +530,15 @@ func retryPause(failures int) time.Duration {
 	return d/2 + rand.N(d)
 }
 
-func pause(ctx context.Context, d time.Duration) {
+func pause(ctx context.Context, d time.Duration) { pauseUntil(ctx, d, nil) }
+
+// pauseUntil is a pause that ends early when wake is closed.
+func pauseUntil(ctx context.Context, d time.Duration, wake <-chan struct{}) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+	case <-wake:
 	case <-ctx.Done():
 	}
 }

@@ -57,6 +57,15 @@ func (f *FollowSource) current(it *item, v *value) *value {
 	return now
 }
 
+// word is closed when somebody says that what is doubted is true, nil where nothing is. Take it before the doubt, or
+// the word between is missed.
+func (f *FollowSource) word(it *item) <-chan struct{} {
+	if !f.guards(it) {
+		return nil
+	}
+	return f.cfg.Guard.Changed()
+}
+
 // doubtful says whether an answer is older than what is known: the server that gave it has lost its data, or reads its
 // log. Only after the time for doubt it is believed.
 func (f *FollowSource) doubtful(it *item, v *value, index uint64) bool {

@@ -123,3 +123,30 @@ func TestFollowerDoubtsAServerThatLostItsData(t *testing.T) {
 		}
 	})
 }
+
+// TestFollowerBelievesAtAWord: nobody waits for the next attempt once an operator has said that it is true.
+func TestFollowerBelievesAtAWord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		c.index = 100
+		c.setMany(2, 0)
+		f, g := guardedFollower(t, c)
+		defer f.Close()
+		count(t, f)
+		c.mu.Lock()
+		c.index = 3
+		c.mu.Unlock()
+		c.setMany(1, 0)
+		c.fail(true)
+		synctest.Wait()
+		c.fail(false)
+		time.Sleep(time.Minute)
+		if n := count(t, f); n != 2 {
+			t.Fatalf("%d of 2 from a server that lost its data", n)
+		}
+		g.Release("")
+		if n := count(t, f); n != 1 {
+			t.Errorf("%d of 1 after the word", n)
+		}
+	})
+}

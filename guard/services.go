@@ -89,7 +89,7 @@ func (g *Services) Begin() { g.begun.Store(true) }
 // Begun says whether Begin was called.
 func (g *Services) Begun() bool { return g.begun.Load() }
 
-// Epoch changes whenever what is shown of any service changes although its instances do not. One atomic load.
+// Epoch changes whenever what is shown of any service changes although its instances do not, and with Believe. One atomic load.
 func (g *Services) Epoch() uint64 { return g.epoch.Load() }
 
 // Holding says whether anything is held. One atomic load.
@@ -241,8 +241,14 @@ func (g *Services) Release(key string) (n int) {
 	return n
 }
 
-// Believe notes that what was kept in place of older or emptier data is to be given up, whoever kept it.
-func (g *Services) Believe() { g.told.Store(g.cfg.Now().UnixNano()) }
+// Believe notes that what was kept in place of older or emptier data is to be given up, whoever kept it, and wakes
+// them: see Changed.
+func (g *Services) Believe() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.told.Store(g.cfg.Now().UnixNano())
+	g.turn()
+}
 
 // ReleasedSince says whether Believe was called, or everything released, after t.
 func (g *Services) ReleasedSince(t time.Time) bool { return g.told.Load() > t.UnixNano() }

@@ -407,6 +407,11 @@ func (vw *view) took(n uint64, a *Answer) {
 	vw.mu.Lock()
 	defer vw.mu.Unlock()
 	cur := v.accept(vw.key, vw.cur, a)
+	if vw.cur != nil && cur.Index < vw.cur.Index {
+		for wt := range vw.waiters {
+			wt.index = 0 // it counts in data that are believed no more, and whatever there is now is news to it
+		}
+	}
 	if vw.cur == nil || !cur.same(vw.cur) {
 		vw.weigh(cur)
 		vw.cur = cur

@@ -402,6 +402,45 @@ func TestJudge(t *testing.T) {
 	})
 }
 
+// What is believed at last may have a lower index than what was kept: whoever waits knows the old data's.
+func TestWaitersLearnOfAnotherClustersData(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newData()
+		hold := true
+		v := newViews(t, d, func(c *ViewsConfig) {
+			c.Judge = func(name string, previous, next *Answer) *Answer {
+				if hold && next.Empty() {
+					return previous
+				}
+				return next
+			}
+		})
+		defer v.Close()
+		out := make(chan reply, 3)
+		for _, loose := range []bool{true, true, false} {
+			q := question(10, time.Hour)
+			q.Loose = loose
+			get(t.Context(), v, question(0, 0))
+			go func() { out <- get(t.Context(), v, q) }()
+		}
+		synctest.Wait()
+		d.do(func() { d.cluster, d.index, d.body = "c2", 3, "[]" })
+		v.Rejudge() // as a broken connection would: the new cluster's servers know nothing of those who wait
+		time.Sleep(time.Minute)
+		if len(out) > 0 {
+			t.Fatalf("woken by what is held back: %+v", <-out)
+		}
+		hold = false
+		began := time.Now()
+		v.Rejudge()
+		for range cap(out) {
+			if re := <-out; re.body != "[]" || re.index != 3 || time.Since(began) > time.Second {
+				t.Errorf("after %v: %+v", time.Since(began), re)
+			}
+		}
+	})
+}
+
 func TestAnswersAreOfOneTokenAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newData()

@@ -257,5 +257,8 @@ func TestWipedServersAreNotBelieved(t *testing.T) {
 		}
 	}
 	p.Put(t, "/v1/agent/guard/release", "")
-	testcluster.Eventually(t, "an operator has said that it is true", func() bool { n, _ := passing(p, "web"); return n == 0 })
+	testcluster.Eventually(t, "an operator has said that it is true", func() bool {
+		n, _ := passing(p, "web")
+		return n == 0 && lookupAll(p, "web.service.consul.") == 0
+	})
 }
