@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/hashicorp/go-sockaddr/template"
+	"github.com/musterhq/muster/internal/addrtemplate"
 )
 
 // hostFacts is what loading asks the machine; tests put their own machine in its place.
@@ -107,7 +107,7 @@ func expand(text string) (string, error) {
 	if !strings.Contains(text, "{{") {
 		return strings.TrimSpace(text), nil
 	}
-	out, err := template.Parse(text)
+	out, err := addrtemplate.Expand(text)
 	if err != nil {
 		return "", fmt.Errorf("address template %q: %w", text, err)
 	}

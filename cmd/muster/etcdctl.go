@@ -54,6 +54,7 @@ func runEtcdctl(args []string, in io.Reader, out, errw io.Writer) int {
 }
 
 func newEtcdctlRoot() *cobra.Command {
+	var version bool
 	e := &etcdctl{lookupSRV: net.DefaultResolver.LookupSRV}
 	v := &etcdVerbs{connect: e.connect, failed: func(err error) error { return &exitError{exitServer, err} }}
 	root := &cobra.Command{
@@ -61,18 +62,22 @@ func newEtcdctlRoot() *cobra.Command {
 		Short: "Muster, in the words of etcdctl",
 		Long: `This is Muster, started under the name etcdctl: it takes the command line of etcdctl for version 2 of
 the interface, with its flags, its ETCDCTL_ variables, its output and its exit codes.`,
-		Version:       etcdctlRelease,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if version {
+				fmt.Fprintf(cmd.OutOrStdout(), "etcdctl version: %s\nAPI version: 2\n", etcdctlRelease)
+				return nil
+			}
 			if len(args) == 0 {
 				return cmd.Help()
 			}
 			return unknownTopic(cmd, args[0])
 		},
 	}
-	root.SetVersionTemplate("etcdctl version: {{.Version}}\nAPI version: 2\n")
+	// A flag of our own, because a version in a template of cobra's would bring the whole of text/template's execution.
+	root.Flags().BoolVarP(&version, "version", "v", false, "print the version")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		err = flagWords(err)
 		fmt.Fprintf(cmd.OutOrStdout(), "Incorrect Usage: %v\n\n", err)

@@ -96,6 +96,7 @@ var imports = []struct {
 	{"api/consul", []string{"api", "archive", "catalog", "guard", "kv", "health", "internal/version"}, "a dialect is a translator: no raft, no gossip, no other dialect"},
 	{"internal/version", nil, "a leaf"},
 	{"internal/child", nil, "a leaf"},
+	{"internal/addrtemplate", nil, "a leaf"},
 	{"internal/certs", nil, "a leaf"},
 	{"internal/pki", nil, "a leaf"},
 	{"internal/doctor", nil, "it judges figures; who measures them is decided above it"},
