@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-metrics"
@@ -18,7 +19,9 @@ import (
 type certificates struct {
 	peer   *peer.TLS     // of the port between agents; nil: plain
 	https  *certs.Keeper // of HTTPS, the hierarchical dialect over TLS and DNS over TLS; nil: none
-	checks *certs.Keeper // of checks; nil: what the system trusts, and no certificate
+	checks *certs.Keeper // of checks, maybe that of peer; nil: what the system trusts, and no certificate
+
+	forChecks atomic.Pointer[checkConfig]
 }
 
 // files are those of one stanza.
@@ -49,6 +52,9 @@ func (a *Agent) openCertificates() error {
 	if c.HTTPS.CertFile != "" {
 		// One that has ended is better than none at the start: clients say so, the log too. Later a better one is there.
 		fresh := func(l *certs.Loaded) error {
+			if c.HTTPS.VerifyIncoming && l.Roots == nil {
+				return errors.New("verify_incoming needs ca_file or ca_path, to know whom to trust")
+			}
 			if a.certs.https == nil {
 				return nil
 			}
@@ -59,7 +65,9 @@ func (a *Agent) openCertificates() error {
 			return fmt.Errorf("tls.https: %w", err)
 		}
 	}
-	if a.cfg.EnableAgentTLSForChecks {
+	if a.cfg.EnableAgentTLSForChecks && a.certs.peer != nil {
+		a.certs.checks = a.certs.peer.Keeper
+	} else if a.cfg.EnableAgentTLSForChecks {
 		var err error
 		if a.certs.checks, err = certs.Keep(c.InternalRPC.files()); err != nil {
 			return fmt.Errorf("tls.internal_rpc, for checks: %w", err)
@@ -93,18 +101,29 @@ func (a *Agent) clientTLS() (*tls.Config, error) {
 	return cfg, nil
 }
 
-// checkTLS is what checks with TLS begin with: the authorities of the port between agents, as they were at the start, and its
-// certificate, as it is when it is asked for. nil: those of the system, and no certificate.
+// checkTLS is what checks with TLS begin with: the authorities and the certificate of the port between agents as they are in
+// their files, the same value while those stay the same. nil: the authorities of the system, and no certificate.
 func (a *Agent) checkTLS() *tls.Config {
 	k := a.certs.checks
 	if k == nil {
 		return nil
 	}
-	out := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: k.Current().Roots}
-	if k.Current().Pair != nil {
-		out.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return k.Current().Pair, nil }
+	from := k.Current()
+	if c := a.certs.forChecks.Load(); c != nil && c.from == from {
+		return c.config
 	}
-	return out
+	c := &checkConfig{from, &tls.Config{MinVersion: a.cfg.TLS.InternalRPC.minVersion(), RootCAs: from.Roots}}
+	if from.Pair != nil {
+		c.config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return from.Pair, nil }
+	}
+	a.certs.forChecks.Store(c)
+	return c.config
+}
+
+// checkConfig is what follows for checks from one reading of files.
+type checkConfig struct {
+	from   *certs.Loaded
+	config *tls.Config
 }
 
 // keptCertificates is one set of certificates and its name in the configuration.
@@ -127,15 +146,29 @@ func (a *Agent) keepers() []keptCertificates {
 	return out
 }
 
-// reloadCertificates reads all files now. What is bad stays as it was, and is an error.
-func (a *Agent) reloadCertificates() error {
-	var err error
+// prepareCertificates reads the files that a configuration names.
+func (a *Agent) prepareCertificates(t *transaction, cfg *Config) error {
+	var bad error
 	for _, k := range a.keepers() {
-		if bad := k.Reload(); bad != nil {
-			err = errors.Join(err, fmt.Errorf("%s: %w", k.stanza, bad))
+		old, stanza := &a.cfg.TLS.InternalRPC, &cfg.TLS.InternalRPC
+		if k.Keeper == a.certs.https {
+			old, stanza = &a.cfg.TLS.HTTPS, &cfg.TLS.HTTPS
 		}
+		files := stanza.files()
+		if (old.CertFile == "") != (stanza.CertFile == "") {
+			files = k.Files() // with a certificate or without one is for a restart
+		}
+		commit, err := k.Prepare(files)
+		if err != nil {
+			bad = errors.Join(bad, fmt.Errorf("%s: %w", k.stanza, err))
+			continue
+		}
+		t.add(commit, nil)
 	}
-	return err
+	if bad == nil {
+		t.add(func() { a.measureCertificates(true) }, nil)
+	}
+	return bad
 }
 
 // Intervals of looking after certificates.

@@ -1,6 +1,9 @@
 package agent
 
 import (
+	"context"
+	"crypto/tls"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,6 +47,69 @@ func TestCheckTLS(t *testing.T) {
 	}
 	if pair, err := a.checkTLS().GetClientCertificate(nil); err != nil || pair.Leaf.Subject.CommonName != "server.dc1.consul" {
 		t.Errorf("own certificate: %v %v", pair, err)
+	}
+	before := a.checkTLS()
+	if a.checkTLS() != before {
+		t.Error("another value although nothing has changed")
+	}
+	other, cert, key := pairFiles(t, t.TempDir())
+	commit, err := a.certs.checks.Prepare(certs.Files{CA: other, Cert: cert, Key: key})
+	must(t, err)
+	commit()
+	if now := a.checkTLS(); now == before || now.RootCAs.Equal(before.RootCAs) {
+		t.Error("new authorities are not taken over")
+	}
+}
+
+// TestCheckTLSWithPeers: with TLS between agents, checks follow the files that connections follow.
+func TestCheckTLSWithPeers(t *testing.T) {
+	ca, cert, key := pairFiles(t, t.TempDir())
+	cfg := mustLoad(t, map[string]string{"a.hcl": `enable_agent_tls_for_checks = true
+tls { internal_rpc { ca_file = "` + ca + `" cert_file = "` + cert + `" key_file = "` + key + `" tls_min_version = "TLSv1_3" } }`}, nil, "-dev")
+	tel, err := newTelemetry(&cfg)
+	must(t, err)
+	a := &Agent{cfg: cfg, log: newLogger(&cfg, io.Discard), telemetry: tel, metrics: tel.metrics}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	a.ctx = ctx
+	must(t, a.openCertificates())
+	before := a.checkTLS()
+	if before.MinVersion != tls.VersionTLS13 {
+		t.Errorf("the least version is %x", before.MinVersion)
+	}
+	ca2, cert2, key2 := pairFiles(t, t.TempDir())
+	for from, to := range map[string]string{ca2: ca, cert2: cert, key2: key} {
+		must(t, os.Rename(from, to))
+	}
+	var tx transaction
+	must(t, a.prepareCertificates(&tx, &cfg))
+	if a.checkTLS() != before {
+		t.Error("prepared certificates are in use")
+	}
+	tx.commit()
+	if a.checkTLS().RootCAs.Equal(before.RootCAs) {
+		t.Error("new authorities are not taken over")
+	}
+}
+
+func TestNeedRestart(t *testing.T) {
+	ca, cert, key := pairFiles(t, t.TempDir())
+	read := func(text string) Config {
+		return mustLoad(t, map[string]string{"a.hcl": text}, nil, "-dev", "-node=a")
+	}
+	old := read(`tls { https { ca_file = "` + ca + `" } }`)
+	for text, want := range map[string]string{
+		``: "",
+		`service { name = "a" } check { name = "b" ttl = "1s" } log_level = "debug" dns_config { only_passing = true }
+		 upstream { service = "a" listen = "127.0.0.1:1" } recursors = ["1.1.1.1"] watches = [{ type = "nodes" args = ["/bin/true"] }]`: "",
+		`ports { http = 1 } limits { kv_max_value_size = 7 } node_meta { a = "b" }`:                "limits.kv_max_value_size node_meta ports.http",
+		`tls { https { cert_file = "` + cert + `" key_file = "` + key + `" } }`:                    "tls.https.cert_file",
+		`tls { https { ca_file = "` + ca + `" tls_min_version = "TLSv1_3" } } primary_gateways=[]`: "tls.https.tls_min_version",
+	} {
+		now := read(text)
+		if got := strings.Join(needRestart(&old, &now), " "); got != want {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
 	}
 }
 

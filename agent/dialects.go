@@ -21,7 +21,7 @@ func (a *Agent) openRegistry() error {
 		CheckUpdateInterval: a.cfg.CheckUpdateInterval, CheckOutputMaxSize: a.cfg.CheckOutputMaxSize, DiscardCheckOutput: a.cfg.DiscardCheckOutput,
 		Damping:            a.cfg.FlapDamping.rules(),
 		EnableScriptChecks: a.cfg.EnableScriptChecks, EnableLocalScriptChecks: a.cfg.EnableLocalScriptChecks,
-		Nodes: remote, Host: &health.Host{TLS: a.checkTLS()}, Logger: a.log, Metrics: a.metrics,
+		Nodes: remote, Host: &health.Host{TLS: a.checkTLS}, Logger: a.log, Metrics: a.metrics,
 	})
 	if err != nil {
 		return err

@@ -149,11 +149,18 @@ func (a *Agent) probeMembers(context.Context) []doctor.Finding {
 func (a *Agent) probeCertificates(context.Context) []doctor.Finding {
 	var out []doctor.Finding
 	seen := map[certs.Files]bool{}
+	followed := map[string]certs.Files{}
+	for _, k := range a.keepers() { // a reload may have named others
+		followed[k.stanza] = k.Files()
+	}
 	for _, s := range []struct {
 		name string
 		*TLSConfig
-	}{{"tls.internal_rpc", &a.cfg.TLS.InternalRPC}, {"tls.https", &a.cfg.TLS.HTTPS}, {"tls.defaults", &a.cfg.TLS.Defaults}} {
-		files := s.files()
+	}{{"tls.internal_rpc", &a.cfg.TLS.InternalRPC}, {"tls.https", &a.cfg.TLS.HTTPS}} {
+		files, ok := followed[s.name]
+		if !ok {
+			files = s.files()
+		}
 		if files == (certs.Files{}) || seen[files] {
 			continue
 		}

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"runtime"
 	"strconv"
@@ -162,47 +161,6 @@ func (l local) stats() map[string]map[string]string {
 		"index": strconv.FormatUint(l.tree.Snap().Index(), 10),
 	}
 	return s
-}
-
-// Reload reads the configuration again and takes over what can change while running: services and checks, the
-// log level, the DNS settings, and the certificates of the server port. Everything else needs a restart. A bad
-// configuration changes nothing.
-func (a *Agent) Reload() error {
-	if a.opts.Reload == nil {
-		return errors.New("this agent has no configuration to read again")
-	}
-	a.reloading.Lock()
-	defer a.reloading.Unlock()
-	cfg, warnings, err := a.opts.Reload()
-	if err != nil {
-		return err
-	}
-	for _, w := range warnings {
-		a.log.Warn("configuration", "warning", w.String())
-	}
-	// First what can fail although the configuration is good: a port that is taken changes nothing.
-	if err := a.upstreams.Set(upstreamConfigs(&cfg)); err != nil {
-		return err
-	}
-	if err := a.reloadCertificates(); err != nil {
-		return err
-	}
-	if a.dns != nil {
-		conf := a.dnsConfig(&cfg)
-		if err := a.dns.Reload(conf); err != nil {
-			return fmt.Errorf("DNS: %w", err)
-		}
-		if a.view.follow != nil {
-			a.view.follow.SetMaxStale(conf.MaxStale)
-		}
-	}
-	if err := a.registry.Reload(a.ctx, cfg.Services, cfg.Checks); err != nil {
-		return err
-	}
-	a.watches.set(cfg.Watches)
-	a.log.SetLevel(hclogLevel(cfg.LogLevel))
-	a.log.Info("configuration reloaded")
-	return nil
 }
 
 // coordinates tells the dialect where members stand; nil when that is turned off.

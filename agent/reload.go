@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -108,7 +109,7 @@ func (r *Registry) fileDefinitions(services []consul.ServiceDefinition, checks [
 
 // Reload puts the services and checks of the configuration files in place of the former ones from files: new and
 // changed ones are registered, vanished ones removed, unchanged ones not touched. What came by the HTTP interface
-// stays, unless a file now names its id. An error changes nothing.
+// stays, unless a file now names its id. An error changes nothing, but for errNotSaved.
 func (r *Registry) Reload(ctx context.Context, services []consul.ServiceDefinition, checks []consul.CheckDefinition) error {
 	services, checks, err := r.fileDefinitions(services, checks)
 	if err != nil {
@@ -121,8 +122,14 @@ func (r *Registry) Reload(ctx context.Context, services []consul.ServiceDefiniti
 	if err != nil {
 		return err
 	}
-	return r.finish(ctx, saved, &ch)
+	if err := r.finish(ctx, saved, &ch); err != nil {
+		return fmt.Errorf("%w: %w", errNotSaved, err)
+	}
+	return nil
 }
+
+// errNotSaved says that a reload happened, and that the disk does not know.
+var errNotSaved = errors.New("the registry could not be saved")
 
 func (r *Registry) reload(ch *change, services []consul.ServiceDefinition, checks []consul.CheckDefinition) (<-chan error, error) {
 	if err := r.writable(); err != nil {

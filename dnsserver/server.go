@@ -79,6 +79,15 @@ func New(c Config, src Source) (*Server, error) {
 
 // Reload takes over what Config says can be reloaded. On an error nothing changes.
 func (s *Server) Reload(c Config) error {
+	commit, err := s.Prepare(c)
+	if err == nil {
+		commit()
+	}
+	return err
+}
+
+// Prepare does all of Reload that can fail; commit, which cannot, does the rest.
+func (s *Server) Prepare(c Config) (commit func(), err error) {
 	old := s.settings.Load().Config
 	c.Addrs, c.TLSAddrs, c.TLS = old.Addrs, old.TLSAddrs, old.TLS
 	c.Domain, c.AltDomain, c.Datacenter = old.Domain, old.AltDomain, old.Datacenter
@@ -86,10 +95,9 @@ func (s *Server) Reload(c Config) error {
 	c.Logger, c.Metrics, c.Places, c.Age = old.Logger, old.Metrics, old.Places, old.Age
 	st, err := newSettings(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.settings.Store(st)
-	return nil
+	return func() { s.settings.Store(st) }, nil
 }
 
 // Healthy gives the instances of a service with which a question would be answered now, before their number is

@@ -51,7 +51,7 @@ func newGRPCProber(s Spec) *grpcProber {
 	request := binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message))) // not compressed, length
 	return &grpcProber{
 		client: &http.Client{
-			Transport:     s.Host.transport(s, true),
+			Transport:     s.Host.requests(s, true),
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		target: s.GRPC, url: scheme + host + "/grpc.health.v1.Health/Check", request: append(request, message...),

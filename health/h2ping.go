@@ -2,7 +2,6 @@ package health
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 
@@ -12,20 +11,20 @@ import (
 // h2Prober opens an HTTP/2 connection and passes when a PING frame is answered.
 type h2Prober struct {
 	addr string
-	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	dial func(ctx context.Context, addr string) (net.Conn, error)
 }
 
 func newH2Prober(s Spec) *h2Prober {
 	if !s.H2PingUseTLS {
-		return &h2Prober{s.H2PING, new(net.Dialer).DialContext}
+		return &h2Prober{s.H2PING, dialPlain}
 	}
-	c := tlsConfig(s)
-	c.NextProtos = []string{http2.NextProtoTLS}
-	return &h2Prober{s.H2PING, (&tls.Dialer{Config: c}).DialContext}
+	return &h2Prober{s.H2PING, func(ctx context.Context, addr string) (net.Conn, error) {
+		return dialTLS(ctx, s, addr, http2.NextProtoTLS)
+	}}
 }
 
 func (p *h2Prober) probe(ctx context.Context) (Status, string) {
-	conn, err := p.dial(ctx, "tcp", p.addr)
+	conn, err := p.dial(ctx, p.addr)
 	if err != nil {
 		return Critical, fmt.Sprintf("Failed to dial to %s: %s", p.addr, err)
 	}

@@ -18,12 +18,13 @@ type Host struct {
 	Docker    string // address of the Docker daemon: unix:///path or tcp://host:port; "" = DOCKER_HOST, else the usual socket
 	Systemctl string // the program; "" = systemctl, where systemd runs
 
-	// TLS is what the TLS of every check begins with, its authorities and its own certificate; nil = the system's
-	// authorities and no certificate.
-	TLS *tls.Config
+	// TLS gives what the TLS of every check begins with, its authorities and its own certificate, asked for each
+	// attempt: the same value for as long as it says the same. nil, or a nil value = the system's authorities and no
+	// certificate.
+	TLS func() *tls.Config
 
 	mu         sync.Mutex
-	transports map[transportKey]*http.Transport
+	transports map[transportKey]transport
 }
 
 // defaultDocker is where the daemon listens unless it was told otherwise.
@@ -39,39 +40,75 @@ type transportKey struct {
 	tls        bool
 }
 
-// transport gives the transport of a check's requests; h2 asks for HTTP/2 and nothing else.
+// transport is what requests of one kind share, and the TLS it was made for.
+type transport struct {
+	*http.Transport
+	base *tls.Config
+}
+
+// requests carries the requests of one check by the transport of the moment.
+type requests struct {
+	host *Host
+	key  transportKey
+}
+
+// requests gives what carries the requests of a check; h2 asks for HTTP/2 and nothing else.
+func (h *Host) requests(s Spec, h2 bool) requests {
+	return requests{h, transportKey{s.TLSServerName, s.TLSSkipVerify, h2, h2 && s.GRPCUseTLS}}
+}
+
+// RoundTrip implements http.RoundTripper.
+func (r requests) RoundTrip(req *http.Request) (*http.Response, error) {
+	return r.host.transport(r.key).RoundTrip(req)
+}
+
+// transport gives the transport for a key, a new one when the host's TLS has changed.
 //
 // Connections are not kept: a reused one proves only that an old process lives, and a service that accepts nothing
 // new would look healthy. Sharing saves memory, not connections. No proxy of the environment may answer in the
 // service's place.
-func (h *Host) transport(s Spec, h2 bool) *http.Transport {
-	key := transportKey{s.TLSServerName, s.TLSSkipVerify, h2, h2 && s.GRPCUseTLS}
+func (h *Host) transport(key transportKey) *http.Transport {
+	base := h.baseTLS()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if t := h.transports[key]; t != nil {
-		return t
+	if t, ok := h.transports[key]; ok && t.base == base {
+		return t.Transport
 	}
-	t := &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: maxHeaderBytes, TLSClientConfig: tlsConfig(s)}
-	if h2 {
+	t := &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: maxHeaderBytes, TLSClientConfig: tlsConfig(base, key.serverName, key.skipVerify)}
+	if key.h2 {
 		t.Protocols = new(http.Protocols)
 		t.Protocols.SetHTTP2(key.tls)
 		t.Protocols.SetUnencryptedHTTP2(!key.tls)
 	}
 	if h.transports == nil {
-		h.transports = map[transportKey]*http.Transport{}
+		h.transports = map[transportKey]transport{}
 	}
-	h.transports[key] = t
+	h.transports[key] = transport{t, base}
 	return t
 }
 
-// tlsConfig is the TLS of one check.
-func tlsConfig(s Spec) *tls.Config {
-	c := new(tls.Config)
-	if s.Host.TLS != nil {
-		c = s.Host.TLS.Clone()
+func (h *Host) baseTLS() *tls.Config {
+	if h.TLS == nil {
+		return nil
 	}
-	c.ServerName, c.InsecureSkipVerify = s.TLSServerName, s.TLSSkipVerify
+	return h.TLS()
+}
+
+// tlsConfig is the TLS of one check.
+func tlsConfig(base *tls.Config, serverName string, skipVerify bool) *tls.Config {
+	c := new(tls.Config)
+	if base != nil {
+		c = base.Clone()
+	}
+	c.ServerName, c.InsecureSkipVerify = serverName, skipVerify
 	return c
+}
+
+// dialTLS opens a connection with TLS for a check, which may name the protocols to offer.
+func dialTLS(ctx context.Context, s Spec, addr string, protocols ...string) (net.Conn, error) {
+	c := tlsConfig(s.Host.baseTLS(), s.TLSServerName, s.TLSSkipVerify)
+	c.NextProtos = protocols
+	return (&tls.Dialer{Config: c}).DialContext(ctx, "tcp", addr)
 }
 
 func (h *Host) systemctl() string {

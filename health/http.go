@@ -47,7 +47,7 @@ func newHTTPProber(s Spec) *httpProber {
 	if p.header.Get("Accept") == "" {
 		p.header.Set("Accept", "text/plain, text/*, */*")
 	}
-	p.client = &http.Client{Transport: s.Host.transport(s, false)}
+	p.client = &http.Client{Transport: s.Host.requests(s, false)}
 	if s.DisableRedirects {
 		p.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	}

@@ -578,7 +578,8 @@ func TestAgentTLS(t *testing.T) {
 	t.Cleanup(srv.Close)
 	roots := x509.NewCertPool()
 	roots.AddCert(srv.Certificate())
-	mine := &health.Host{TLS: &tls.Config{RootCAs: roots, Certificates: srv.TLS.Certificates}}
+	base := &tls.Config{RootCAs: roots, Certificates: srv.TLS.Certificates}
+	mine := &health.Host{TLS: func() *tls.Config { return base }}
 	addr := srv.Listener.Addr().String()
 	runKinds(t, map[string]kindCase{
 		"http":       {health.Spec{HTTP: srv.URL, Host: mine}, health.Passing, "~200 OK"},

@@ -2,7 +2,6 @@ package health
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 )
@@ -10,18 +9,22 @@ import (
 // tcpProber passes when a connection opens and, with TLS, when the handshake succeeds.
 type tcpProber struct {
 	addr string
-	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	dial func(ctx context.Context, addr string) (net.Conn, error)
 }
 
 func newTCPProber(s Spec) *tcpProber {
 	if s.TCPUseTLS {
-		return &tcpProber{s.TCP, (&tls.Dialer{Config: tlsConfig(s)}).DialContext}
+		return &tcpProber{s.TCP, func(ctx context.Context, addr string) (net.Conn, error) { return dialTLS(ctx, s, addr) }}
 	}
-	return &tcpProber{s.TCP, (&net.Dialer{}).DialContext}
+	return &tcpProber{s.TCP, dialPlain}
+}
+
+func dialPlain(ctx context.Context, addr string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "tcp", addr)
 }
 
 func (p *tcpProber) probe(ctx context.Context) (Status, string) {
-	conn, err := p.dial(ctx, "tcp", p.addr)
+	conn, err := p.dial(ctx, p.addr)
 	if err != nil {
 		return Critical, err.Error()
 	}

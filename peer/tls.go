@@ -60,12 +60,12 @@ func LoadTLS(spec TLSConfig) (*TLS, error) {
 			for _, der := range l.Pair.Certificate[1:] {
 				c, err := x509.ParseCertificate(der)
 				if err != nil {
-					return fmt.Errorf("peer: tls: certificate %s: %w", spec.CertFile, err)
+					return fmt.Errorf("peer: tls: certificate %s: %w", l.Files.Cert, err)
 				}
 				chain = append(chain, c)
 			}
 			if err := l.Verify(chain, "", use); err != nil {
-				return fmt.Errorf("peer: tls: certificate %s is not acceptable under %s: %w", spec.CertFile, spec.CAFile+spec.CAPath, err)
+				return fmt.Errorf("peer: tls: certificate %s is not acceptable under %s: %w", l.Files.Cert, l.Files.CA+l.Files.CAPath, err)
 			}
 		}
 		return nil

@@ -84,7 +84,9 @@ type Options struct {
 
 // Upstreams are the ports of a machine. Its methods are safe for concurrent use.
 type Upstreams struct {
-	o      Options
+	o        Options
+	changing sync.Mutex // held from a Prepare to the end of its Change
+
 	mu     sync.Mutex
 	ports  []*port            // of the configuration
 	live   map[*port]struct{} // these, and those taken out that still have clients
@@ -106,52 +108,109 @@ var ErrClosed = errors.New("upstreams are closed")
 // Set opens the ports of a configuration, closes those that are not in it, and gives the others, known by what they listen on,
 // their new settings without disturbing anybody. An error changes nothing.
 func (u *Upstreams) Set(list []Config) error {
+	c, err := u.Prepare(list)
+	if err != nil {
+		return err
+	}
+	c.Commit()
+	return nil
+}
+
+// Change is a configuration whose new ports are open and take no client yet. Either Commit or Abort has to follow; whatever
+// comes second does nothing.
+type Change struct {
+	u        *Upstreams
+	all      []*port // of the configuration
+	fresh    []*port // of these, the new ones
+	gone     []*port
+	settings []Config // of all
+	once     sync.Once
+}
+
+// Prepare does all of Set that can fail, and nothing that anybody notices. One Change is under way at a time: the next Prepare
+// waits for its end.
+func (u *Upstreams) Prepare(list []Config) (*Change, error) {
+	u.changing.Lock()
+	c := &Change{u: u, settings: make([]Config, 0, len(list))}
+	if err := c.open(list); err != nil {
+		c.Abort()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Change) open(list []Config) error {
+	u := c.u
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.closed {
+	ports, closed := u.ports, u.closed
+	u.mu.Unlock()
+	if closed {
 		return ErrClosed
 	}
-	old := make(map[string]*port, len(u.ports))
-	for _, p := range u.ports {
+	old := make(map[string]*port, len(ports))
+	for _, p := range ports {
 		old[p.listen] = p
 	}
-	var all, fresh []*port
-	settings := make(map[*port]*Config, len(list))
-	for i := range list {
-		c := list[i]
-		c.setDefaults()
-		p := old[c.Listen]
-		if delete(old, c.Listen); p == nil {
-			l, err := open(c.Listen)
+	for _, cfg := range list {
+		cfg.setDefaults()
+		p := old[cfg.Listen]
+		if delete(old, cfg.Listen); p == nil {
+			l, err := open(cfg.Listen)
 			if err != nil {
-				for _, p := range fresh {
-					_ = p.l.Close()
-				}
-				return fmt.Errorf("upstream %q: %w", c.Name, err)
+				return fmt.Errorf("upstream %q: %w", cfg.Name, err)
 			}
-			p = newPort(u.o, c.Listen, l)
-			fresh = append(fresh, p)
+			p = newPort(u.o, cfg.Listen, l)
+			c.fresh = append(c.fresh, p)
 		}
-		settings[p] = &c
-		all = append(all, p)
+		c.all, c.settings = append(c.all, p), append(c.settings, cfg)
 	}
-	for p, c := range settings {
-		p.configure(c)
-	}
-	for _, p := range fresh {
-		u.live[p] = struct{}{}
-		u.runs.Go(func() {
-			p.run()
-			u.mu.Lock()
-			delete(u.live, p)
-			u.mu.Unlock()
-		})
-	}
-	for _, p := range old {
-		p.retire()
-	}
-	u.ports = all
+	c.gone = slices.Collect(maps.Values(old))
 	return nil
+}
+
+// Commit puts the configuration to use. It cannot fail; after Close it does nothing.
+func (c *Change) Commit() {
+	c.once.Do(func() {
+		u := c.u
+		defer u.changing.Unlock()
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if u.closed {
+			c.drop()
+			return
+		}
+		for i, p := range c.all {
+			p.configure(&c.settings[i])
+		}
+		for _, p := range c.fresh {
+			u.live[p] = struct{}{}
+			u.runs.Go(func() {
+				p.run()
+				u.mu.Lock()
+				delete(u.live, p)
+				u.mu.Unlock()
+			})
+		}
+		for _, p := range c.gone {
+			p.retire()
+		}
+		u.ports = c.all
+	})
+}
+
+// Abort closes what Prepare opened.
+func (c *Change) Abort() {
+	c.once.Do(func() {
+		c.drop()
+		c.u.changing.Unlock()
+	})
+}
+
+func (c *Change) drop() {
+	for _, p := range c.fresh {
+		p.cancel()
+		_ = p.l.Close()
+	}
 }
 
 // open listens at a host and port, or at "unix:///path". What a dead process left of a socket is taken away.

@@ -410,6 +410,69 @@ func TestSet(t *testing.T) {
 	}
 }
 
+// TestPrepare: what is prepared disturbs nobody, an abort leaves no trace of it, and a close ends what nobody committed.
+func TestPrepare(t *testing.T) {
+	b := newBackend(t, "a")
+	w := &world{}
+	w.set(b.instance())
+	u, addr := start(t, w, upstream.Config{Service: "db"})
+	next := freeAddr(t)
+	change := []upstream.Config{{Service: "db", Name: "new", Listen: next}}
+	names := func() (out []string) {
+		for _, s := range u.State() {
+			out = append(out, s.Name+" "+s.Listen)
+		}
+		return out
+	}
+	for range 2 { // what was aborted can be opened again
+		c, err := u.Prepare(change)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := names(); len(got) != 1 || got[0] != "db "+addr {
+			t.Errorf("prepared: %v", got)
+		}
+		if c, err := dial(addr); err != nil {
+			t.Errorf("a port in use, while a change is prepared: %v", err)
+		} else {
+			_ = c.Close()
+		}
+		c.Abort()
+		c.Commit() // too late
+	}
+	if _, err := net.Dial("tcp", next); err == nil {
+		t.Error("an aborted port listens")
+	}
+	if err := u.Set(change); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := dial(next); err != nil {
+		t.Errorf("the new port: %v", err)
+	} else {
+		_ = c.Close()
+	}
+	if got := names(); len(got) != 1 || got[0] != "new "+next {
+		t.Errorf("after the change: %v", got)
+	}
+	late := freeAddr(t)
+	c, err := u.Prepare([]upstream.Config{{Service: "db", Listen: late}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := u.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	c.Commit()
+	if _, err := net.Dial("tcp", late); err == nil || len(u.State()) != 0 {
+		t.Error("a port opens after the close")
+	}
+	if _, err := u.Prepare(nil); !errors.Is(err, upstream.ErrClosed) {
+		t.Errorf("after the close: %v", err)
+	}
+}
+
 func TestLimit(t *testing.T) {
 	a := newBackend(t, "a")
 	w := &world{}

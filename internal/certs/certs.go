@@ -29,6 +29,7 @@ type Files struct {
 
 // Loaded is one reading of Files. It is immutable.
 type Loaded struct {
+	Files Files
 	Roots *x509.CertPool   // nil without authorities
 	Pair  *tls.Certificate // nil without a certificate of our own
 	// Expiries are the certificates and when they end, our own first.
@@ -49,7 +50,7 @@ func Load(f Files) (*Loaded, error) {
 }
 
 func (f Files) load() (*Loaded, [sha256.Size]byte, error) {
-	l, sum := &Loaded{}, sha256.New()
+	l, sum := &Loaded{Files: f}, sha256.New()
 	var digest [sha256.Size]byte
 	read := func(what, name string) ([]byte, error) {
 		data, err := os.ReadFile(name)
@@ -170,11 +171,11 @@ func (l *Loaded) Verify(chain []*x509.Certificate, name string, use x509.ExtKeyU
 
 // Keeper holds the newest good reading of Files. Its methods are safe for concurrent use.
 type Keeper struct {
-	files Files
 	check func(*Loaded) error
 	cur   atomic.Pointer[Loaded]
 
 	mu     sync.Mutex
+	files  Files
 	good   [sha256.Size]byte // of cur
 	before [sha256.Size]byte // of the last look
 	failed [sha256.Size]byte // of files that were refused
@@ -196,26 +197,46 @@ func Keep(f Files, check ...func(*Loaded) error) (*Keeper, error) {
 // Current is the newest good reading.
 func (k *Keeper) Current() *Loaded { return k.cur.Load() }
 
-// Reload reads the files now. On an error everything stays as it was.
-func (k *Keeper) Reload() error {
+// Files are those that are followed.
+func (k *Keeper) Files() Files {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	l, sum, err := k.files.load()
-	return k.take(l, sum, err)
+	return k.files
 }
 
-func (k *Keeper) take(l *Loaded, sum [sha256.Size]byte, err error) error {
+// Reload reads the files now. On an error everything stays as it was.
+func (k *Keeper) Reload() error {
+	commit, err := k.Prepare(k.Files())
+	if err == nil {
+		commit()
+	}
+	return err
+}
+
+// Prepare reads and checks files, those of before or others; commit, which cannot fail, uses them and follows them from then on.
+func (k *Keeper) Prepare(f Files) (commit func(), err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	l, sum, err := f.load()
 	if err == nil {
 		err = k.check(l)
 	}
-	k.before = sum
 	if err != nil {
-		k.failed = sum
-		return err
+		if f == k.files {
+			k.before, k.failed = sum, sum // said once
+		}
+		return nil, err
 	}
-	k.good, k.failed = sum, [sha256.Size]byte{}
+	return func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.use(l, sum)
+	}, nil
+}
+
+func (k *Keeper) use(l *Loaded, sum [sha256.Size]byte) {
+	k.files, k.before, k.good, k.failed = l.Files, sum, sum, [sha256.Size]byte{}
 	k.cur.Store(l)
-	return nil
 }
 
 // Refresh reads the files if they have changed and then stayed the same from one call to the next, so that a certificate and
@@ -232,9 +253,14 @@ func (k *Keeper) Refresh() (changed bool, err error) {
 		k.before = sum
 		return false, nil
 	}
-	if err := k.take(l, sum, err); err != nil {
+	if err == nil {
+		err = k.check(l)
+	}
+	if err != nil {
+		k.failed = sum
 		return false, err
 	}
+	k.use(l, sum)
 	return true, nil
 }
 

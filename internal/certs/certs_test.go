@@ -92,6 +92,41 @@ func TestKeeperFollowsFiles(t *testing.T) {
 	step("read already", false, "", "two")
 }
 
+// TestPrepare: what is prepared is used when it is committed, and followed from then on; what is no good changes nothing.
+func TestPrepare(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	_, one := pair(t, "one")
+	_, two := pair(t, "two")
+	_, three := pair(t, "three")
+	write(t, dir, map[string][]byte{"cert": one.Cert, "key": one.Key, "cert2": two.Cert, "key2": two.Key})
+	k, err := certs.Keep(certs.Files{Cert: at("cert"), Key: at("key")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := func() string { return k.Current().Expiries[0].Subject }
+	if _, err := k.Prepare(certs.Files{Cert: at("cert2"), Key: at("key")}); err == nil || !strings.Contains(err.Error(), at("cert2")) {
+		t.Errorf("files that do not fit: %v", err)
+	}
+	commit, err := k.Prepare(certs.Files{Cert: at("cert2"), Key: at("key2")})
+	if err != nil || name() != "one" || k.Files().Cert != at("cert") {
+		t.Errorf("prepared: %v, in use %s of %s", err, name(), k.Files().Cert)
+	}
+	commit()
+	if name() != "two" || k.Files().Cert != at("cert2") {
+		t.Errorf("committed: in use %s of %s", name(), k.Files().Cert)
+	}
+	write(t, dir, map[string][]byte{"cert2": three.Cert, "key2": three.Key})
+	for range 2 {
+		if _, err := k.Refresh(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if name() != "three" {
+		t.Errorf("the new files are not followed: in use %s", name())
+	}
+}
+
 func TestLoad(t *testing.T) {
 	dir := t.TempDir()
 	ca, leaf := pair(t, "one")
