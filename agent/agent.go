@@ -87,6 +87,7 @@ type Agent struct {
 	etcd      *etcd.Dialect
 	dns       *dnsserver.Server
 	view      localView
+	contact   contact // of a proxy
 	upstreams *upstream.Upstreams
 	overHTTPS atomic.Pointer[dnsserver.Server] // the same, for a route that exists before it
 

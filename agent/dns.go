@@ -85,6 +85,9 @@ func (a *Agent) startDNS() error {
 	conf := a.dnsConfig(&a.cfg)
 	if a.view.tree != nil {
 		conf.Places, conf.Age = a.view.tree.Place, a.raft.LastContact
+	} else {
+		conf.Age = a.clusterAge
+		go a.keepContact()
 	}
 	if list := a.cfg.DNSTLSListeners(); len(list) > 0 {
 		var err error

@@ -44,8 +44,8 @@ type Config struct {
 	Locality *catalog.Locality
 	Places   func(asker netip.Addr) (catalog.Locality, bool)
 
-	// Age is how long ago the cluster confirmed what the Source knows, negative when it never did; nil: the Source says
-	// itself what is stale. Answers older than MaxStale are not given; less than 5 s count as 5 s, 0 is no limit.
+	// Age is how long ago the cluster confirmed what the Source knows, negative when it never did; nil: the Source alone says
+	// what is stale. From 5 s on all answers are marked as stale. Answers older than MaxStale are not given; less than 5 s count as 5 s, 0 is no limit.
 	Age      func() time.Duration
 	MaxStale time.Duration
 

@@ -68,6 +68,7 @@ type FollowSource struct {
 	down      atomic.Bool   // the last question to the cluster failed
 	judged    atomic.Uint64 // counts the states that were given to the guard, see guarded.go
 	maxStale  atomic.Int64  // see SetMaxStale
+	following atomic.Int64  // items that are followed
 
 	mu    sync.RWMutex
 	items map[string]*item
@@ -303,6 +304,9 @@ func (f *FollowSource) SetMaxStale(d time.Duration) {
 	f.maxStale.Store(int64(d))
 }
 
+// Following says whether any name is in use.
+func (f *FollowSource) Following() bool { return f.following.Load() > 0 }
+
 // add enters an item, in place of another if there are too many, and returns the one that counts.
 func (f *FollowSource) add(it *item) *item {
 	f.mu.Lock()
@@ -364,7 +368,11 @@ func (f *FollowSource) run(it *item) <-chan struct{} {
 	var ctx context.Context
 	ctx, it.stop = context.WithCancel(f.ctx)
 	it.first = make(chan struct{})
-	f.runs.Go(func() { f.loop(ctx, it) })
+	f.following.Add(1)
+	f.runs.Go(func() {
+		defer f.following.Add(-1)
+		f.loop(ctx, it)
+	})
 	return it.first
 }
 

@@ -125,14 +125,15 @@ func (h handler) fast(w dns.ResponseWriter, req *dns.Msg, opts options, st *sett
 	if err != nil || a != set.answer {
 		return false
 	}
-	if stale, _ := st.age(); stale {
+	stale, tooOld := st.age()
+	if tooOld {
 		return false
 	}
-	return h.writeSet(w, req, opts, st, set)
+	return h.writeSet(w, req, opts, st, set, stale || a.Stale)
 }
 
-func (h handler) writeSet(w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, set *set) bool {
-	if set.answer.Stale {
+func (h handler) writeSet(w dns.ResponseWriter, req *dns.Msg, opts options, st *settings, set *set, stale bool) bool {
+	if stale {
 		opts.fail(dns.ExtendedErrorCodeStaleAnswer)
 	}
 	x := set.scratch.Get().(*scratch)
@@ -142,7 +143,7 @@ func (h handler) writeSet(w dns.ResponseWriter, req *dns.Msg, opts options, st *
 	if b == nil {
 		return false
 	}
-	if set.answer.Stale {
+	if stale {
 		h.s.counters.stale.Add(1)
 	}
 	if _, err := w.Write(b); err != nil {
@@ -208,7 +209,7 @@ func (h handler) reply(w dns.ResponseWriter, req *dns.Msg, opts options, st *set
 		rep.set.order = *rep.order
 		if rep.set.pack(rep.groups, qtype, q.domain) {
 			st.cache.put(cacheKey{name, qtype, asker}, rep.set)
-			if h.writeSet(w, req, opts, st, rep.set) {
+			if h.writeSet(w, req, opts, st, rep.set, rep.set.answer.Stale) {
 				return
 			}
 		}

@@ -193,7 +193,10 @@ func (v *Views) answer(r *http.Request, t Target, q *Question) (a *Answer, rest 
 		}
 		return prev, nil, at, nil
 	case err == nil:
-		a = v.settle(q, prev, a)
+		confirmed := prev == nil || !a.behind(prev)
+		if a = v.settle(q, prev, a); a == prev && !confirmed {
+			return a, nil, at, nil
+		}
 	}
 	return a, nil, time.Time{}, err
 }
@@ -220,7 +223,7 @@ func (v *Views) settle(q *Question, prev, next *Answer) *Answer {
 		return next
 	}
 	a := v.accept(key, prev, next)
-	if v.cfg.Known != nil {
+	if v.cfg.Known != nil && (prev == nil || !next.behind(prev)) {
 		v.cfg.Known.put(key, a, q.Wide)
 	}
 	return a

@@ -349,7 +349,7 @@ func TestAServerThatIsBehind(t *testing.T) {
 		}
 		// Nobody else is there.
 		d.do(func() { d.behind = map[string]*http.Response{"s1:8300": old("c1"), "s2:8300": old("c1")} })
-		if a, _ := ask(); a.Index != 10 || string(a.Body) != `["a"]` {
+		if a, stale := ask(); !stale || a.Index != 10 || string(a.Body) != `["a"]` {
 			t.Errorf("%+v", a)
 		}
 		// Another cluster is another matter.

@@ -224,3 +224,36 @@ func TestManyClientsCostTheServersAsOne(t *testing.T) {
 		t.Errorf("%d watchers cost the server %v requests", watchers, n)
 	}
 }
+
+// TestLookupsBehindAServerWithoutALeader: the server that a proxy asks answers, and nobody stands behind what it says.
+func TestLookupsBehindAServerWithoutALeader(t *testing.T) {
+	t.Parallel()
+	c := testcluster.Start(t, 3, 1)
+	p := c.Proxies[0]
+	registerWeb(t, c.Servers[0], 80)
+	testcluster.Eventually(t, "the name is confirmed", func() bool {
+		var list []any
+		if !p.Get("/v1/health/service/web", &list) || len(list) == 0 {
+			return false
+		}
+		addr, ede := webAddr(t, p)
+		return addr == "10.0.0.1" && ede == nil
+	})
+	for _, s := range c.Servers[1:] {
+		s.Crash(t)
+	}
+	testcluster.Eventually(t, "DNS says that it is stale", func() bool {
+		addr, ede := webAddr(t, p)
+		return addr == "10.0.0.1" && ede != nil && ede.InfoCode == dns.ExtendedErrorCodeStaleAnswer
+	})
+	if a := p.Do(http.MethodGet, "/v1/health/service/web?stale", ""); a.Header.Get("X-Consul-KnownLeader") != "false" {
+		t.Errorf("there is no leader: %d %v", a.Status, a.Header)
+	}
+	for _, s := range c.Servers[1:] {
+		s.Start(t)
+	}
+	testcluster.Eventually(t, "it is confirmed again", func() bool {
+		addr, ede := webAddr(t, p)
+		return addr == "10.0.0.1" && ede == nil
+	})
+}
