@@ -84,7 +84,7 @@ func (v *Views) shared(w http.ResponseWriter, r *http.Request, t Target, q *Ques
 	if vw == nil {
 		return false
 	}
-	defer v.leave(vw)
+	defer v.leave(vw, v.cfg.Linger)
 	o := vw.await(r.Context(), q, false)
 	switch {
 	case errors.Is(o.err, errUnshared):
@@ -129,23 +129,32 @@ func (v *Views) join(r *http.Request, t Target, q *Question) *view {
 }
 
 // leave ends the view, some time after the last client.
-func (v *Views) leave(vw *view) {
+func (v *Views) leave(vw *view, linger time.Duration) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.stats.waiters.Add(-1)
 	if vw.refs--; vw.refs > 0 {
 		return
 	}
-	vw.timer = time.AfterFunc(v.cfg.Linger, func() {
+	if linger <= 0 {
+		v.drop(vw)
+		return
+	}
+	vw.timer = time.AfterFunc(linger, func() {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		if vw.refs > 0 || v.views[vw.id] != vw {
-			return
-		}
-		delete(v.views, vw.id)
-		v.bytes -= vw.weight
-		vw.cancel()
+		v.drop(vw)
 	})
+}
+
+// drop ends a view that has no clients. Called with mu held.
+func (v *Views) drop(vw *view) {
+	if vw.refs > 0 || v.views[vw.id] != vw {
+		return
+	}
+	delete(v.views, vw.id)
+	v.bytes -= vw.weight
+	vw.cancel()
 }
 
 // followable is what is needed of a client's request to ask the same again and again.

@@ -134,8 +134,12 @@ func (v *Views) Fetch(r *http.Request, t Target, q Question) (a *Answer, since t
 	q.secret = credentials(r)
 	if vw := (*view)(nil); q.Index > 0 {
 		if vw = v.join(r, t, &q); vw != nil {
-			defer v.leave(vw)
 			o := vw.await(r.Context(), &q, true)
+			if r.Context().Err() != nil {
+				v.leave(vw, 0) // it will not be asked again soon, and must not keep others from being shared
+			} else {
+				v.leave(vw, v.cfg.Linger)
+			}
 			if !errors.Is(o.err, errUnshared) {
 				return o.answer, time.Time{}, o.err
 			}

@@ -441,6 +441,35 @@ func TestWaitersLearnOfAnotherClustersData(t *testing.T) {
 	})
 }
 
+// Who follows a name inside the agent and gives it up leaves nothing behind, not even for the time that clients are given to come back.
+func TestAbandonedFetchEndsItsView(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newData()
+		v := newViews(t, d, func(c *ViewsConfig) { c.MaxViews = 1 })
+		defer v.Close()
+		for range 3 {
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() {
+				_, _, err := v.Fetch(httptest.NewRequest("GET", "/v1/x", nil).WithContext(ctx), Any, question(10, time.Hour))
+				done <- err
+			}()
+			synctest.Wait()
+			if n := v.Stats().Views; n != 1 {
+				t.Errorf("%d views", n)
+			}
+			cancel()
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+			synctest.Wait()
+			if _, waiting := d.counts(); waiting != 0 || v.Stats().Views != 0 {
+				t.Errorf("%d questions wait, %d views", waiting, v.Stats().Views)
+			}
+		}
+	})
+}
+
 func TestAnswersAreOfOneTokenAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newData()
