@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -40,7 +41,7 @@ func (t *TLSConfig) minVersion() uint16 {
 func (a *Agent) openCertificates() error {
 	c := &a.cfg.TLS
 	if t := &c.InternalRPC; t.CertFile != "" {
-		spec := peer.TLSConfig{CAFile: t.CAFile, CAPath: t.CAPath, CertFile: t.CertFile, KeyFile: t.KeyFile, AcceptPlain: t.acceptPlain, MinVersion: t.minVersion()}
+		spec := peer.TLSConfig{CAFile: t.CAFile, CAPath: t.CAPath, CertFile: t.CertFile, KeyFile: t.KeyFile, AcceptPlain: t.acceptPlain, MinVersion: t.minVersion(), CipherSuites: t.suites}
 		if t.VerifyServerHostname {
 			spec.VerifyServerName = "server." + a.cfg.Datacenter + "." + trimDot(a.cfg.Domain)
 		}
@@ -85,8 +86,8 @@ func (a *Agent) dialTLS() *peer.TLS {
 	return a.certs.peer
 }
 
-// clientTLS is what listeners for clients use: each handshake takes the newest certificates.
-func (a *Agent) clientTLS() (*tls.Config, error) {
+// clientTLS is what listeners for clients use: each handshake takes the newest certificates. protocols are offered by ALPN.
+func (a *Agent) clientTLS(protocols ...string) (*tls.Config, error) {
 	k, t := a.certs.https, &a.cfg.TLS.HTTPS
 	if k == nil {
 		return nil, errors.New("tls.https (or tls.defaults) has no cert_file and key_file")
@@ -97,6 +98,15 @@ func (a *Agent) clientTLS() (*tls.Config, error) {
 		cfg.VerifyConnection = func(s tls.ConnectionState) error {
 			return k.Current().Verify(s.PeerCertificates, "", x509.ExtKeyUsageClientAuth)
 		}
+	}
+	if len(t.suites) > 0 {
+		// Said to each connection and not to the listener: net/http refuses one with fewer suites than HTTP/2 asks for.
+		each := cfg.Clone()
+		each.CipherSuites, each.NextProtos = t.suites, protocols
+		if !http2Fit(t.suites) {
+			each.NextProtos = slices.DeleteFunc(slices.Clone(protocols), func(p string) bool { return p == "h2" })
+		}
+		cfg.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return each, nil }
 	}
 	return cfg, nil
 }
@@ -112,7 +122,7 @@ func (a *Agent) checkTLS() *tls.Config {
 	if c := a.certs.forChecks.Load(); c != nil && c.from == from {
 		return c.config
 	}
-	c := &checkConfig{from, &tls.Config{MinVersion: a.cfg.TLS.InternalRPC.minVersion(), RootCAs: from.Roots}}
+	c := &checkConfig{from, &tls.Config{MinVersion: a.cfg.TLS.InternalRPC.minVersion(), CipherSuites: a.cfg.TLS.InternalRPC.suites, RootCAs: from.Roots}}
 	if from.Pair != nil {
 		c.config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return from.Pair, nil }
 	}

@@ -1,9 +1,7 @@
 package agent
 
 import (
-	"context"
 	"crypto/tls"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,13 +64,7 @@ func TestCheckTLSWithPeers(t *testing.T) {
 	ca, cert, key := pairFiles(t, t.TempDir())
 	cfg := mustLoad(t, map[string]string{"a.hcl": `enable_agent_tls_for_checks = true
 tls { internal_rpc { ca_file = "` + ca + `" cert_file = "` + cert + `" key_file = "` + key + `" tls_min_version = "TLSv1_3" } }`}, nil, "-dev")
-	tel, err := newTelemetry(&cfg)
-	must(t, err)
-	a := &Agent{cfg: cfg, log: newLogger(&cfg, io.Discard), telemetry: tel, metrics: tel.metrics}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	a.ctx = ctx
-	must(t, a.openCertificates())
+	a := certAgent(t, cfg)
 	before := a.checkTLS()
 	if before.MinVersion != tls.VersionTLS13 {
 		t.Errorf("the least version is %x", before.MinVersion)
@@ -142,6 +134,20 @@ func TestVerifyFlags(t *testing.T) {
 		if (said > 0) != (want[0] || want[1]) {
 			t.Errorf("%s: warnings %v", text, warns)
 		}
+	}
+}
+
+// TestVerifyNeedsCertificates: what cannot be honoured is refused, or said.
+func TestVerifyNeedsCertificates(t *testing.T) {
+	ca, cert, key := pairFiles(t, t.TempDir())
+	for _, text := range []string{`defaults { ca_file = "` + ca + `" verify_outgoing = true }`, `internal_rpc { ca_file = "` + ca + `" verify_server_hostname = true }`} {
+		if _, _, err := load(t, map[string]string{"a.hcl": "tls { " + text + " }"}, nil, "-dev"); err == nil || !strings.Contains(err.Error(), "tls.internal_rpc.verify_outgoing: needs cert_file and key_file") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	_, warns, err := load(t, map[string]string{"a.hcl": `tls { https { ca_file = "` + ca + `" cert_file = "` + cert + `" key_file = "` + key + `" verify_outgoing = true verify_server_hostname = true } }`}, nil, "-dev")
+	if err != nil || len(warns) != 2 {
+		t.Errorf("%v, warnings %v", err, warns)
 	}
 }
 

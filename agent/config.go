@@ -278,7 +278,8 @@ type TLS struct {
 
 // TLSConfig is one set of certificates. CAFile and CAPath (a directory) name PEM files of trusted authorities,
 // CertFile and KeyFile our own pair. VerifyIncoming wants a certificate from clients, VerifyOutgoing checks the
-// server's, VerifyServerHostname also its name server.<dc>.<domain>. MinVersion is TLSv1_2 (default) or TLSv1_3.
+// server's, VerifyServerHostname also its name server.<dc>.<domain>. MinVersion is TLSv1_2 (default) or TLSv1_3. CipherSuites
+// names what TLS 1.2 may use, separated by commas; default: the safe suites of Go.
 type TLSConfig struct {
 	CAFile               string `key:"ca_file"`
 	CAPath               string `key:"ca_path"`
@@ -288,9 +289,11 @@ type TLSConfig struct {
 	VerifyOutgoing       bool   `key:"verify_outgoing"`
 	VerifyServerHostname bool   `key:"verify_server_hostname"`
 	MinVersion           string `key:"tls_min_version"`
+	CipherSuites         string `key:"tls_cipher_suites"`
 
-	acceptPlain bool // verify_incoming = false was said: connections without TLS are taken, too
-	dialPlain   bool // verify_outgoing = false was said: connections are opened without TLS
+	suites      []uint16 // what CipherSuites names; nil: those of package crypto/tls
+	acceptPlain bool     // verify_incoming = false was said: connections without TLS are taken, too
+	dialPlain   bool     // verify_outgoing = false was said: connections are opened without TLS
 }
 
 // DNSConfig are the keys of dns_config. Durations are times to live; ServiceTTL is by service name, "*" for the

@@ -61,7 +61,7 @@ var etcdUnused = map[string]string{
 	"backend-bbolt-freelist-type": noV3, "max-txn-ops": noV3, "max-request-bytes": "values up to 10 MiB are taken", "grpc-keepalive-min-time": noV3,
 	"grpc-keepalive-interval": noV3, "grpc-keepalive-timeout": noV3, "auth-token": noV3, "bcrypt-cost": noV3, "auth-token-ttl": noV3, "snapshot-catchup-entries": noNeedHere,
 	"metrics": "all are served at /metrics", "listen-metrics-urls": "metrics are served at /metrics of the client URLs", "host-whitelist": noNeedHere,
-	"cipher-suites": "the safe ones are chosen", "peer-client-cert-auth": "with certificates, both sides are always verified",
+	"peer-client-cert-auth":  "with certificates, both sides are always verified",
 	"max-concurrent-streams": noV3, "experimental-warning-apply-duration": noNeedHere, "experimental-initial-corrupt-check": noNeedHere, "experimental-corrupt-check-time": noNeedHere, "experimental-enable-v2v3": noV3,
 	"experimental-enable-lease-checkpoint": noV3, "experimental-backend-bbolt-freelist-type": noV3, "experimental-compaction-batch-limit": noV3,
 	"experimental-peer-skip-client-san-verification": noNeedHere, "experimental-watch-progress-notify-interval": noV3,
@@ -95,7 +95,7 @@ var etcdDirect = map[string][]string{
 	"name": {"node_name"}, "snapshot-count": {"raft_snapshot_threshold"}, "enable-pprof": {"enable_debug"},
 	"cert-file": {"tls", "https", "cert_file"}, "key-file": {"tls", "https", "key_file"}, "client-cert-auth": {"tls", "https", "verify_incoming"},
 	"peer-cert-file": {"tls", "internal_rpc", "cert_file"}, "peer-key-file": {"tls", "internal_rpc", "key_file"}, "peer-trusted-ca-file": {"tls", "internal_rpc", "ca_file"},
-	"peer-ca-file": {"tls", "internal_rpc", "ca_file"},
+	"peer-ca-file": {"tls", "internal_rpc", "ca_file"}, "cipher-suites": {"tls", "defaults", "tls_cipher_suites"},
 }
 
 // etcdTold are the flags of etcd that translate needs a rule for.

@@ -40,7 +40,7 @@ var ignored = map[string]string{
 	"telemetry.circonus_api_token": noTelemetry, "telemetry.disable_compat_1.9": noTelemetry, "telemetry.disable_per_tenancy_usage_metrics": noTelemetry,
 	"telemetry.dogstatsd_addr": noTelemetry, "telemetry.dogstatsd_tags": noTelemetry, "telemetry.enable_host_metrics": noTelemetry,
 	"telemetry.retry_failed_connection": noTelemetry, "telemetry.statsd_address": noTelemetry, "telemetry.statsite_address": noTelemetry,
-	"tls.defaults.tls_cipher_suites": noNeed, "tls.grpc": noMesh, "tls.https.tls_cipher_suites": noNeed, "tls.internal_rpc.tls_cipher_suites": noNeed,
+	"tls.grpc": noMesh, "tls_prefer_server_cipher_suites": "accepted and unused: the better of the suites that both sides have is chosen",
 	"translate_wan_addrs": noWAN, "ui": noUI, "ui_config": noUI, "ui_content_path": noUI, "ui_dir": noUI,
 	"unix_sockets": notYet, "use_streaming_backend": noNeed, "version": noNeed, "xds": noMesh,
 }
@@ -96,7 +96,7 @@ var refusedKeys = map[string]func(raw any) string{
 // oldTLSKeys are top-level keys of older files and where they live now.
 var oldTLSKeys = map[string][2]string{
 	"ca_file": {"defaults", "ca_file"}, "ca_path": {"defaults", "ca_path"}, "cert_file": {"defaults", "cert_file"},
-	"key_file": {"defaults", "key_file"}, "tls_min_version": {"defaults", "tls_min_version"},
+	"key_file": {"defaults", "key_file"}, "tls_min_version": {"defaults", "tls_min_version"}, "tls_cipher_suites": {"defaults", "tls_cipher_suites"},
 	"verify_incoming": {"defaults", "verify_incoming"}, "verify_outgoing": {"defaults", "verify_outgoing"},
 	"verify_incoming_rpc": {"internal_rpc", "verify_incoming"}, "verify_incoming_https": {"https", "verify_incoming"},
 	"verify_server_hostname": {"internal_rpc", "verify_server_hostname"},

@@ -243,6 +243,7 @@ func isAny(host string) bool {
 func (v *validator) tls() {
 	c := v.c
 	d := &c.TLS.Defaults
+	v.protocol("tls.defaults", d)
 	for _, one := range []struct {
 		key string
 		t   *TLSConfig
@@ -260,6 +261,8 @@ func (v *validator) tls() {
 		inherit("verify_outgoing", func() { one.t.VerifyOutgoing = d.VerifyOutgoing })
 		inherit("verify_server_hostname", func() { one.t.VerifyServerHostname = d.VerifyServerHostname })
 		inherit("tls_min_version", func() { one.t.MinVersion = d.MinVersion })
+		inherit("tls_cipher_suites", func() { one.t.CipherSuites, one.t.suites = d.CipherSuites, d.suites })
+		v.protocol(one.key, one.t)
 		v.stanza(one.key, one.t)
 	}
 	if t := &c.TLS.InternalRPC; t.CertFile != "" {
@@ -270,6 +273,14 @@ func (v *validator) tls() {
 		}
 		if t.dialPlain = said("verify_outgoing") && !t.VerifyOutgoing && !t.VerifyServerHostname; t.dialPlain {
 			v.warn("tls.internal_rpc.verify_outgoing", "false: connections to servers are opened without TLS")
+		}
+	}
+	if t := &c.TLS.InternalRPC; t.CertFile == "" && (t.VerifyOutgoing || t.VerifyServerHostname) {
+		v.bad("tls.internal_rpc.verify_outgoing", "needs cert_file and key_file: agents know each other by certificates, and without them connections have no TLS")
+	}
+	for _, key := range []string{"tls.https.verify_outgoing", "tls.https.verify_server_hostname"} {
+		if v.set(key) {
+			v.warn(key, "accepted and unused: the stanza is about a listener")
 		}
 	}
 	for _, l := range c.EtcdListeners() {
@@ -286,6 +297,23 @@ func (v *validator) tls() {
 	}
 }
 
+// protocol checks what a stanza itself says about versions and suites.
+func (v *validator) protocol(key string, t *TLSConfig) {
+	if at := key + ".tls_min_version"; v.set(at) && t.MinVersion != "TLSv1_2" && t.MinVersion != "TLSv1_3" {
+		v.bad(at, "expected TLSv1_2 or TLSv1_3, got %q", t.MinVersion)
+	}
+	at := key + ".tls_cipher_suites"
+	if !v.set(at) {
+		return
+	}
+	var err error
+	if t.suites, err = cipherSuites(t.CipherSuites); err != nil {
+		v.bad(at, "%v", err)
+	} else if len(t.suites) > 0 && t.MinVersion == "TLSv1_3" {
+		v.warn(at, "changes nothing under tls_min_version TLSv1_3, whose suites are not configurable")
+	}
+}
+
 func (v *validator) stanza(key string, t *TLSConfig) {
 	if (t.CertFile == "") != (t.KeyFile == "") {
 		v.bad(key, "expected cert_file and key_file together")
@@ -298,9 +326,6 @@ func (v *validator) stanza(key string, t *TLSConfig) {
 	}
 	if (t.VerifyOutgoing || t.VerifyServerHostname) && t.CAFile == "" && t.CAPath == "" {
 		v.bad(key+".verify_outgoing", "needs ca_file or ca_path, to know whom to trust")
-	}
-	if t.MinVersion != "TLSv1_2" && t.MinVersion != "TLSv1_3" {
-		v.bad(key+".tls_min_version", "expected TLSv1_2 or TLSv1_3, got %q", t.MinVersion)
 	}
 	for name, path := range map[string]string{"ca_file": t.CAFile, "ca_path": t.CAPath, "cert_file": t.CertFile, "key_file": t.KeyFile} {
 		if path == "" {

@@ -28,7 +28,7 @@ func (a *Agent) startHTTP() error {
 			addr, secure := l.Address, tlsConfig
 			if l.TLS {
 				var err error
-				if secure, err = a.clientTLS(); err != nil {
+				if secure, err = a.clientTLS("h2", "http/1.1"); err != nil {
 					return err
 				}
 			}
@@ -60,7 +60,7 @@ func (a *Agent) startHTTP() error {
 	if len(a.cfg.HTTPSListeners()) == 0 {
 		return nil
 	}
-	tlsConfig, err := a.clientTLS()
+	tlsConfig, err := a.clientTLS("h2", "http/1.1")
 	if err != nil {
 		return err
 	}

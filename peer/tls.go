@@ -23,6 +23,8 @@ type TLSConfig struct {
 	// where a server is dialed and where a raft stream comes in. Empty: any certificate of the authority.
 	VerifyServerName string
 	MinVersion       uint16 // of TLS, default 1.2
+	// CipherSuites are those of TLS 1.2; nil: the safe ones. Agents among themselves speak 1.3, whose suites are not configurable.
+	CipherSuites []uint16
 	// AcceptPlain also takes connections without TLS, and under TLS those without a certificate: for the time in which a
 	// cluster changes from one to the other.
 	AcceptPlain bool
@@ -92,6 +94,7 @@ func (c TLSConfig) configs(from *certs.Loaded) *loaded {
 	l := &loaded{from: from}
 	l.server = &tls.Config{
 		MinVersion:   max(c.MinVersion, tls.VersionTLS12),
+		CipherSuites: c.CipherSuites,
 		Certificates: []tls.Certificate{*from.Pair},
 		ClientAuth:   tls.RequireAndVerifyClientCert,
 		ClientCAs:    from.Roots,
@@ -105,6 +108,7 @@ func (c TLSConfig) configs(from *certs.Loaded) *loaded {
 	name := c.VerifyServerName
 	l.client = &tls.Config{
 		MinVersion:   max(c.MinVersion, tls.VersionTLS12),
+		CipherSuites: c.CipherSuites,
 		Certificates: []tls.Certificate{*from.Pair},
 		RootCAs:      from.Roots,
 		ServerName:   name,
@@ -124,6 +128,7 @@ func (c TLSConfig) configs(from *certs.Loaded) *loaded {
 // serverConfig is what a listener uses: each handshake asks for the newest reading of the files.
 func (t *TLS) serverConfig() *tls.Config {
 	base := t.configs().server.Clone()
+	base.CipherSuites = nil // net/http refuses fewer than HTTP/2 asks for; each connection gets its own configuration anyway
 	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return t.configs().server, nil }
 	return base
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -178,6 +179,30 @@ func TestReloadReplacesCertificates(t *testing.T) {
 	}
 	if _, err := oldClient.Raft(srv.Addr().String(), time.Second); err == nil {
 		t.Fatal("the old authority is still accepted")
+	}
+}
+
+// TestCipherSuites: the suites of TLS 1.2 bind both sides of the port, fewer than HTTP/2 asks for, too; agents speak TLS 1.3.
+func TestCipherSuites(t *testing.T) {
+	ca := newAuthority(t)
+	cfg := ca.issue(time.Now().Add(time.Hour))
+	cfg.CipherSuites = []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384}
+	srv := listen(t, peer.Config{TLS: mustLoad(t, cfg), Handler: echo()})
+	if _, err := get(t, peer.NewDialer(peer.DialerConfig{TLS: mustLoad(t, cfg)}), srv, "/"); err != nil {
+		t.Errorf("agents among themselves: %v", err)
+	}
+	pair, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for offer, ok := range map[uint16]bool{tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384: true, tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256: false} {
+		c, err := tls.Dial("tcp", srv.Addr().String(), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{offer}, Certificates: []tls.Certificate{pair}})
+		if err == nil {
+			_ = c.Close()
+		}
+		if (err == nil) != ok {
+			t.Errorf("%s: %v", tls.CipherSuiteName(offer), err)
+		}
 	}
 }
 
