@@ -97,23 +97,35 @@ func BenchmarkStart(b *testing.B) {
 }
 
 // BenchmarkFailover measures, with default timing, the time from the loss of the leader to the next acknowledged
-// write: once when its process dies (its port refuses), once when its machine falls silent.
+// write: when its process dies (its port refuses), when its machine falls silent, when its disk stalls.
 func BenchmarkFailover(b *testing.B) {
-	for _, how := range []string{"killed", "silent"} {
+	for _, how := range []string{"killed", "silent", "stalled"} {
 		b.Run(how, func(b *testing.B) {
 			var took []time.Duration
 			for range b.N {
-				c := newCluster(b, 3, onBenchDisk(b))
+				disks := map[string]*disk{}
+				onDisk := onBenchDisk(b)
+				c := newCluster(b, 3, withDisks(disks), func(c *cluster) {
+					slow := c.tune
+					onDisk(c)
+					fast := c.tune
+					c.tune = func(cfg *consensus.Config) { fast(cfg); slow(cfg) }
+				})
+				heal := func() {}
 				c.write("a", "1")
 				l := c.leader()
 				start := time.Now()
-				if how == "killed" {
+				switch how {
+				case "killed":
 					c.kill(l)
-				} else {
+				case "silent":
 					c.net.isolate(l.cfg.Addr, true)
+				case "stalled":
+					heal = disks[l.cfg.ID].stall()
 				}
 				c.write("b", "2")
 				took = append(took, time.Since(start))
+				heal()
 				for _, m := range c.members {
 					c.stop(m)
 				}

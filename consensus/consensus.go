@@ -58,7 +58,7 @@ type Config struct {
 // Timing of leadership. All servers of a cluster must use the same.
 type Timing struct {
 	Heartbeat time.Duration // silence of the leader after which a follower stands for election
-	Election  time.Duration // time for one election before it is repeated; at least Heartbeat
+	Election  time.Duration // time for one election before it is repeated, at least Heartbeat; 0.7 of it for one append to the log
 	Lease     time.Duration // a leader that reaches no quorum for so long steps down; below Heartbeat
 	Commit    time.Duration // idle time after which followers are told the commit index
 }
@@ -66,7 +66,7 @@ type Timing struct {
 // LAN returns the default Timing: for servers within a few milliseconds of each other.
 // See DESIGN.md for the sums.
 func LAN() Timing {
-	return Timing{Heartbeat: 350 * time.Millisecond, Election: 350 * time.Millisecond, Lease: 300 * time.Millisecond, Commit: 25 * time.Millisecond}
+	return Timing{Heartbeat: 350 * time.Millisecond, Election: 700 * time.Millisecond, Lease: 300 * time.Millisecond, Commit: 25 * time.Millisecond}
 }
 
 // WAN returns a Timing for servers up to some 150 milliseconds apart.
