@@ -394,8 +394,14 @@ func TestRestartedServerShowsWhatItHad(t *testing.T) {
 // A server that comes new says that it is not fit to be shown until it has what was there before it.
 func TestNewServerIsNotShownTooEarly(t *testing.T) {
 	c := newCluster(t, 1)
-	for i := range 50 {
-		c.write(fmt.Sprintf("k%d", i), "v")
+	for i := range 4 { // large, so that the tree takes longer than raft
+		txn := kv.Txn{Ops: make([]kv.Op, kv.MaxOps)}
+		for j := range txn.Ops {
+			txn.Ops[j] = kv.Op{Kind: kv.OpSet, Path: fmt.Sprintf("k/%d/%d", i, j), Value: "v"}
+		}
+		if _, err := c.leader().Propose(ctxFor(t, 20*time.Second), txn); err != nil {
+			t.Fatal(err)
+		}
 	}
 	fresh := c.start("fresh", "127.0.0.1:0", "")
 	defer c.stop(fresh)

@@ -23,8 +23,10 @@ type fsm struct {
 	// persisted is called with the size of each snapshot written.
 	persisted func(bytes int64)
 
-	// skip is the newest entry that is in the tree before raft comes to it (preload.go), seen the newest that raft has passed on.
-	skip, seen uint64
+	// skip is the newest entry that is in the tree before raft comes to it (preload.go), seen the newest that raft has passed on and
+	// the tree has taken. Anybody may read seen.
+	skip uint64
+	seen atomic.Uint64
 
 	lastDeadline atomic.Int64
 	txns         []kv.Txn // reused between batches
@@ -36,9 +38,10 @@ var _ raft.BatchingFSM = (*fsm)(nil)
 // ApplyBatch applies all commands of logs with one publish. The responses to commands are *kv.Result.
 func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	responses := make([]any, len(logs))
+	defer func() { f.seen.Store(logs[len(logs)-1].Index) }()
 	f.txns, f.at = f.txns[:0], f.at[:0]
 	for i, l := range logs {
-		if f.seen = l.Index; l.Type != raft.LogCommand || f.skip > 0 && l.Index <= f.skip {
+		if l.Type != raft.LogCommand || f.skip > 0 && l.Index <= f.skip {
 			continue
 		}
 		t, err := kv.UnmarshalTxn(l.Data)
@@ -84,7 +87,7 @@ func (f *fsm) noteDeadline() {
 
 // Snapshot captures the present root; writing it out happens beside further Applies.
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
-	if f.seen < f.skip {
+	if f.seen.Load() < f.skip {
 		return nil, errReplaying
 	}
 	return &fsmSnapshot{snap: f.tree.Snap(), persisted: f.persisted}, nil

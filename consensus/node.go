@@ -22,6 +22,7 @@ type Node struct {
 	tree     *kv.Tree
 	dir      *dataDir
 	stores   *stores
+	machine  *fsm // feeds the tree
 	trans    *transport
 	raft     *raft.Raft
 	rcfg     *raft.Config
@@ -135,15 +136,15 @@ func (n *Node) startRaft() error {
 		logs = n.cfg.wrapLog(logs)
 	}
 	logs = &watchedLog{LogStore: logs, limit: n.cfg.Timing.stallAfter(), late: func(over <-chan struct{}) { <-started; n.late(over) }, ended: n.appended}
-	machine := &fsm{tree: n.tree, log: n.log, clock: &n.clock, deadlineChanged: func() { poke(n.deadline) }, persisted: n.persisted}
+	n.machine = &fsm{tree: n.tree, log: n.log, clock: &n.clock, deadlineChanged: func() { poke(n.deadline) }, persisted: n.persisted}
 	var err error
 	if n.cfg.Dir != "" {
-		if err = n.preload(machine); err != nil {
+		if err = n.preload(n.machine); err != nil {
 			_ = n.trans.Close()
 			return err
 		}
 	}
-	n.raft, err = raft.NewRaft(c, machine, logs, n.stores.stable, n.stores.snaps, n.trans)
+	n.raft, err = raft.NewRaft(c, n.machine, logs, n.stores.stable, n.stores.snaps, n.trans)
 	if err != nil {
 		_ = n.trans.Close()
 		return fmt.Errorf("consensus: start raft: %w", err)

@@ -64,7 +64,8 @@ func (n *Node) preload(machine *fsm) error {
 			batch = batch[:0]
 		}
 	}
-	machine.skip, machine.seen = skip, 0 // raft passes on commands only
+	machine.skip = skip // raft passes on commands only
+	machine.seen.Store(0)
 	return nil
 }
 
@@ -89,9 +90,39 @@ func (n *Node) CaughtUp() bool {
 	if p.known.Load() {
 		return true
 	}
-	if t := p.target.Load(); t > 0 && n.raft.AppliedIndex() >= t {
+	if t := p.target.Load(); t > 0 && n.inTree(t) {
 		p.known.Store(true)
 		return true
 	}
 	return false
+}
+
+// inTree says whether the tree has taken every entry up to index. raft's AppliedIndex tells what was passed on, and the tree may be a queue
+// behind that. raft keeps entries of its own to itself, so the newest command up to index decides.
+func (n *Node) inTree(index uint64) bool {
+	passed := n.raft.AppliedIndex()
+	if passed < index {
+		return false
+	}
+	list, err := n.stores.snaps.List()
+	if err != nil {
+		return false
+	}
+	var end uint64 // of the newest snapshot that the tree was restored from, or that was taken of it
+	for _, s := range list {
+		if s.Index <= passed {
+			end = max(end, s.Index)
+		}
+	}
+	first, err := n.stores.logs.FirstIndex()
+	if err != nil {
+		return false
+	}
+	for i := index; i > end && i >= first && i > n.machine.seen.Load(); i-- {
+		var l raft.Log
+		if err := n.stores.logs.GetLog(i, &l); err != nil || l.Type == raft.LogCommand {
+			return false
+		}
+	}
+	return true
 }
