@@ -46,26 +46,26 @@ func (c *cluster) flood(writers int) (acked *atomic.Int64, stop func()) {
 // and proves each to be a state that the cluster really had: another server's whole log, replayed to the same entry,
 // gives the same index and hash. What was acknowledged before the backup began is in it.
 func TestBackupOfARunningServer(t *testing.T) {
-	c := newCluster(t, 3, onDisk, tuned(func(cfg *consensus.Config) {
+	c := newCluster(t, 3, onDisk, steady, tuned(func(cfg *consensus.Config) {
 		if cfg.ID != "node-2" {
 			cfg.SnapshotThreshold, cfg.TrailingLogs, cfg.SnapshotInterval = 200, 50, 50*time.Millisecond
 		}
 	}))
 	c.write("first", "1")
 	if c.leader().cfg.ID == "node-2" {
-		if err := c.leader().TransferLeadership(ctxFor(t, 5*time.Second), "node-0"); err != nil {
+		if err := c.leader().TransferLeadership(ctxFor(t, patience), "node-0"); err != nil {
 			t.Fatal(err)
 		}
 	}
 	acked, stop := c.flood(8)
-	within(t, 20*time.Second, "some load", func() bool { return acked.Load() > 600 })
+	within(t, "some load", func() bool { return acked.Load() > 600 })
 	var states []consensus.State
 	for i, m := range []*member{c.leader(), c.members[0], c.members[1]} {
 		marker := fmt.Sprintf("marker%d", i)
 		idx := c.write(marker, "x")
-		within(t, 5*time.Second, "the server to apply", func() bool { return m.tree.Snap().Index() >= idx })
+		within(t, "the server to apply", func() bool { return m.tree.Snap().Index() >= idx })
 		tree := kv.New(kv.Options{})
-		st, err := consensus.Backup(ctxFor(t, 30*time.Second), m.cfg.Dir, t.TempDir(), tree, hclog.NewNullLogger())
+		st, err := consensus.Backup(ctxFor(t, patience), m.cfg.Dir, t.TempDir(), tree, hclog.NewNullLogger())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -75,7 +75,7 @@ func TestBackupOfARunningServer(t *testing.T) {
 		states = append(states, st)
 	}
 	before := acked.Load()
-	within(t, 5*time.Second, "writes go on", func() bool { return acked.Load() > before+100 })
+	within(t, "writes go on", func() bool { return acked.Load() > before+100 })
 	stop()
 	c.converge()
 	witness := c.members[2]
@@ -94,13 +94,13 @@ func TestBackupBecomesACluster(t *testing.T) {
 	c := newCluster(t, 1, onDisk)
 	deadline := time.Now().Add(time.Hour).UnixNano()
 	c.write("a", "1")
-	if _, err := c.leader().Propose(ctxFor(t, 5*time.Second), kv.Txn{Ops: []kv.Op{{Kind: kv.OpSet, Path: "k/ttl", Value: "x", Expires: deadline}}}); err != nil {
+	if _, err := c.leader().Propose(ctxFor(t, patience), kv.Txn{Ops: []kv.Op{{Kind: kv.OpSet, Path: "k/ttl", Value: "x", Expires: deadline}}}); err != nil {
 		t.Fatal(err)
 	}
 	m := c.members[0]
 	old, _ := m.tree.Snap().Get("k/a")
 	tree := kv.New(kv.Options{})
-	st, err := consensus.Backup(ctxFor(t, 10*time.Second), m.cfg.Dir, t.TempDir(), tree, hclog.NewNullLogger())
+	st, err := consensus.Backup(ctxFor(t, patience), m.cfg.Dir, t.TempDir(), tree, hclog.NewNullLogger())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestBackupBecomesACluster(t *testing.T) {
 	}
 	c.stop(m)
 
-	if n, err := c.open("fresh", "127.0.0.1:0", dir); !errors.Is(err, consensus.ErrBackup) {
+	if n, err := c.open("fresh", loopback, dir); !errors.Is(err, consensus.ErrBackup) {
 		t.Fatalf("a backup started as if it had members: %v %v", n, err)
 	}
 	if v, err := consensus.Inspect(dir, hclog.NewNullLogger()); err != nil || len(v.Servers) != 0 || v.LastIndex != st.RaftIndex || v.LastTerm != st.RaftTerm || v.Term != st.RaftTerm {
@@ -139,22 +139,22 @@ func TestBackupBecomesACluster(t *testing.T) {
 	if idx <= st.Index {
 		t.Errorf("index %d after a backup of %d", idx, st.Index)
 	}
-	second := c.start("second", "127.0.0.1:0", "")
+	second := c.start("second", loopback, "")
 	c.members = append(c.members, second)
-	if err := fresh.AddVoter(ctxFor(t, 10*time.Second), "second", second.cfg.Addr); err != nil {
+	if err := fresh.AddVoter(ctxFor(t, patience), "second", second.cfg.Addr); err != nil {
 		t.Fatal(err)
 	}
 	c.converge()
 	c.stop(fresh)
 	again := c.start("fresh", fresh.cfg.Addr, dir)
 	c.members = append(c.members, again)
-	within(t, 10*time.Second, "the restored server to be there again", func() bool { return value(again.tree.Snap(), "b") == "2" })
+	within(t, "the restored server to be there again", func() bool { return value(again.tree.Snap(), "b") == "2" })
 }
 
 // recoverAs makes a cluster of a directory and starts it.
 func recoverAs(t *testing.T, c *cluster, dir, id string) *member {
 	t.Helper()
-	addr := "127.0.0.1:0"
+	addr := loopback
 	probe, err := c.open("probe", addr, t.TempDir()) // an address that is free
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +165,7 @@ func recoverAs(t *testing.T, c *cluster, dir, id string) *member {
 		t.Fatal(err)
 	}
 	m := c.start(id, probe.cfg.Addr, dir)
-	if err := m.WaitLeader(ctxFor(t, 10*time.Second)); err != nil {
+	if err := m.WaitLeader(ctxFor(t, patience)); err != nil {
 		t.Fatal(err)
 	}
 	if m.ClusterID() != st.ClusterID {
@@ -217,7 +217,7 @@ func TestRecoverAfterTheLossOfTheQuorum(t *testing.T) {
 	if err != nil || len(servers) != 1 || servers[0].ID != best.cfg.ID || !servers[0].Voter {
 		t.Errorf("members %+v %v", servers, err)
 	}
-	if res, err := m.Propose(ctxFor(t, 5*time.Second), set("new", "1")); err != nil || res.Code != kv.OK {
+	if res, err := m.Propose(ctxFor(t, patience), set("new", "1")); err != nil || res.Code != kv.OK {
 		t.Errorf("write: %v %v", res.Code, err)
 	}
 	if v, err := consensus.Inspect(best.cfg.Dir, hclog.NewNullLogger()); !errors.Is(err, consensus.ErrInUse) {
@@ -231,7 +231,7 @@ func TestBackupAndRecoverRefuse(t *testing.T) {
 	m := c.members[0]
 	log := hclog.NewNullLogger()
 	none := filepath.Join(t.TempDir(), "none")
-	if _, err := consensus.Backup(ctxFor(t, time.Second), none, t.TempDir(), kv.New(kv.Options{}), log); !errors.Is(err, consensus.ErrDataDir) {
+	if _, err := consensus.Backup(ctxFor(t, patience), none, t.TempDir(), kv.New(kv.Options{}), log); !errors.Is(err, consensus.ErrDataDir) {
 		t.Errorf("backup of nothing: %v", err)
 	}
 	if _, err := consensus.Recover(consensus.RecoverConfig{Dir: none, ID: "x", Addr: "127.0.0.1:1", Tree: kv.New(kv.Options{})}); !errors.Is(err, consensus.ErrDataDir) {
@@ -250,7 +250,7 @@ func TestBackupAndRecoverRefuse(t *testing.T) {
 		t.Errorf("recovery as another node: %v", err)
 	}
 	empty := filepath.Join(t.TempDir(), "raft")
-	idle := c.start("idle", "127.0.0.1:0", empty)
+	idle := c.start("idle", loopback, empty)
 	c.stop(idle)
 	if _, err := consensus.Inspect(empty, log); !errors.Is(err, consensus.ErrDataDir) {
 		t.Errorf("survey of a server that never had a cluster: %v", err)
@@ -262,7 +262,7 @@ func TestBackupAndRecoverRefuse(t *testing.T) {
 	if err := os.Truncate(segs[0], 64); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := consensus.Backup(ctxFor(t, time.Second), m.cfg.Dir, t.TempDir(), kv.New(kv.Options{}), log); !errors.Is(err, consensus.ErrDataDir) {
+	if _, err := consensus.Backup(ctxFor(t, patience), m.cfg.Dir, t.TempDir(), kv.New(kv.Options{}), log); !errors.Is(err, consensus.ErrDataDir) {
 		t.Errorf("backup of a cut log: %v", err)
 	}
 }

@@ -161,7 +161,7 @@ func BenchmarkRestart(b *testing.B) {
 		dir := c.crash(m)
 		c.net.isolate(m.cfg.Addr, false)
 		b.StartTimer()
-		m = c.start(m.cfg.ID, "127.0.0.1:0", dir)
+		m = c.start(m.cfg.ID, loopback, dir)
 		if err := m.WaitLeader(context.Background()); err != nil {
 			b.Fatal(err)
 		}

@@ -57,7 +57,7 @@ func TestCloseWhileRestoring(t *testing.T) {
 		if err != nil && !errors.Is(err, consensus.ErrUnknownOutcome) {
 			t.Fatalf("restore: %v", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the restore does not end with its server")
 	}
 	if err := l.Restore(context.Background(), &bytes.Buffer{}, 0); err == nil {

@@ -105,11 +105,25 @@ type cluster struct {
 	tune    func(*consensus.Config)
 }
 
-// fast is a timing for tests: elections within a fraction of a second, even under the race detector.
+// patience is how long a test waits for what must happen: on a busy machine, all of this takes as long as it takes.
+const patience = time.Minute
+
+// loopback is where servers listen, on a free port. Nobody dials from this address, so that the port of a server that is down
+// stays its own.
+const loopback = "127.0.40.1:0"
+
+// fast is a timing for tests that wait for a silent leader to be replaced: elections within a fraction of a second. On a busy machine
+// leadership may change at any moment.
 func fast() consensus.Timing {
 	return consensus.Timing{Heartbeat: 150 * time.Millisecond, Election: 150 * time.Millisecond, Lease: 120 * time.Millisecond, Commit: 5 * time.Millisecond}
 }
 
+// steady lets whoever leads keep the lead, also on a busy machine.
+func steady(c *cluster) {
+	c.timing = consensus.Timing{Heartbeat: 2 * time.Second, Election: 2 * time.Second, Lease: 1600 * time.Millisecond, Commit: 5 * time.Millisecond}
+}
+
+// newCluster starts size servers; the first of them stands for election at once.
 func newCluster(t testing.TB, size int, opts ...func(*cluster)) *cluster {
 	t.Helper()
 	c := &cluster{t: t, net: &network{cut: map[string]bool{}, dead: map[string]bool{}, conns: map[*wire]struct{}{}}, timing: fast()}
@@ -118,13 +132,14 @@ func newCluster(t testing.TB, size int, opts ...func(*cluster)) *cluster {
 	}
 	var servers []consensus.Server
 	for i := range size {
-		m := c.start(fmt.Sprintf("node-%d", i), "127.0.0.1:0", "")
+		m := c.start(fmt.Sprintf("node-%d", i), loopback, "")
 		c.members = append(c.members, m)
 		servers = append(servers, consensus.Server{ID: m.cfg.ID, Addr: m.cfg.Addr, Voter: true})
 	}
 	if err := c.members[0].Bootstrap(servers); err != nil {
 		t.Fatal(err)
 	}
+	c.members[0].Campaign()
 	t.Cleanup(func() {
 		for _, m := range c.members {
 			c.stop(m)
@@ -255,7 +270,7 @@ func (c *cluster) restart(m *member, dir string) *member {
 	return fresh
 }
 
-// leader waits until a live member leads and is ready.
+// leader waits until a live member leads and is ready, and the cluster has its name: from then on nobody writes but the test.
 func (c *cluster) leader() *member {
 	c.t.Helper()
 	var found *member
@@ -266,9 +281,9 @@ func (c *cluster) leader() *member {
 			}
 		}
 	}()
-	within(c.t, 10*time.Second, "a leader", func() bool {
+	within(c.t, "a leader", func() bool {
 		for _, m := range c.members {
-			if !m.down && m.Status().Ready && m.IsLeader() && !c.isCut(m) {
+			if !m.down && m.Status().Ready && m.IsLeader() && m.ClusterID() != "" && !c.isCut(m) {
 				found = m
 				return true
 			}
@@ -284,22 +299,28 @@ func (c *cluster) isCut(m *member) bool {
 	return c.net.cut[m.cfg.Addr]
 }
 
-// write sets a key through whoever leads, trying again where that is safe, and returns the index.
-func (c *cluster) write(key, value string) uint64 {
+// propose writes through whoever leads, trying again where that is safe for what sets a value, and returns the index.
+func (c *cluster) propose(txn kv.Txn) uint64 {
 	c.t.Helper()
 	var idx uint64
-	within(c.t, 10*time.Second, "a write", func() bool {
-		res, err := c.leader().Propose(ctxFor(c.t, 5*time.Second), set(key, value))
+	within(c.t, "a write", func() bool {
+		res, err := c.leader().Propose(ctxFor(c.t, patience), txn)
 		idx = res.Index
 		if errors.Is(err, consensus.ErrNotLeader) || errors.Is(err, consensus.ErrUnknownOutcome) {
 			return false // setting the same value twice does no harm here
 		}
 		if err != nil || res.Code != kv.OK {
-			c.t.Fatalf("write %s: %v %v", key, res.Code, err)
+			c.t.Fatalf("write %s: %v %v", txn.Ops[0].Path, res.Code, err)
 		}
 		return true
 	})
 	return idx
+}
+
+// write sets a key, by propose.
+func (c *cluster) write(key, value string) uint64 {
+	c.t.Helper()
+	return c.propose(set(key, value))
 }
 
 func (c *cluster) followers() (out []*member) {
@@ -320,7 +341,7 @@ func (c *cluster) converge() {
 		if m.down {
 			continue
 		}
-		within(c.t, 10*time.Second, m.cfg.ID+" to catch up", func() bool {
+		within(c.t, m.cfg.ID+" to catch up", func() bool {
 			a, b := l.tree.Snap(), m.tree.Snap()
 			return a.Index() == b.Index() && m.Status().AppliedIndex == l.Status().AppliedIndex
 		})
@@ -347,11 +368,11 @@ func ctxFor(t testing.TB, d time.Duration) context.Context {
 	return ctx
 }
 
-func within(t testing.TB, d time.Duration, what string, f func() bool) {
+func within(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(d); !f(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !f(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited %v in vain for %s", d, what)
+			t.Fatalf("waited %v in vain for %s", patience, what)
 		}
 	}
 }

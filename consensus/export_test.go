@@ -20,6 +20,9 @@ func (n *Node) ReloadTiming(heartbeat time.Duration) {
 	}
 }
 
+// Campaign makes a server stand for election now.
+func (n *Node) Campaign() { n.trans.campaign() }
+
 // LoadUpTo reads the directory of a stopped node up to a log entry.
 func LoadUpTo(dir string, tree *kv.Tree, end uint64) (State, error) {
 	id, err := readIdentity(dir)

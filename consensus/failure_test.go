@@ -69,7 +69,7 @@ func (c *cluster) snapshot() []*member {
 
 func (c *cluster) checkAcked(acked map[string]string) {
 	c.t.Helper()
-	s, _, err := c.leader().Read(ctxFor(c.t, 10*time.Second), consensus.Consistent)
+	s, _, err := c.leader().Read(ctxFor(c.t, patience), consensus.Consistent)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func TestKilledLeaderIsReplacedAtOnce(t *testing.T) {
 		m.ReloadTiming(time.Minute)
 	}
 	c.kill(l)
-	within(t, 20*time.Second, "a follower that stands for election", func() bool {
+	within(t, "a follower that stands for election", func() bool {
 		return slices.ContainsFunc(followers, func(m *member) bool { return m.Status().Term > term })
 	})
 	// On a busy machine both may have stood at once and elected nobody; the next try need not take a minute.
@@ -187,15 +187,15 @@ func TestPartitionedLeader(t *testing.T) {
 	c.net.isolate(l.cfg.Addr, true)
 
 	// A write into the minority is never acknowledged.
-	_, err := l.Propose(ctxFor(t, 10*time.Second), set("a", "lost"))
+	_, err := l.Propose(ctxFor(t, patience), set("a", "lost"))
 	if !errors.Is(err, consensus.ErrUnknownOutcome) && !errors.Is(err, consensus.ErrNotLeader) {
 		t.Fatalf("write on a cut-off leader: %v", err)
 	}
 	c.write("a", "new")
-	if _, _, err := l.Read(ctxFor(t, 5*time.Second), consensus.Consistent); !errors.Is(err, consensus.ErrNotLeader) {
+	if _, _, err := l.Read(ctxFor(t, patience), consensus.Consistent); !errors.Is(err, consensus.ErrNotLeader) {
 		t.Fatalf("consistent read on a cut-off leader: %v", err)
 	}
-	if _, _, err := l.Read(ctxFor(t, 5*time.Second), consensus.Default); !errors.Is(err, consensus.ErrNotLeader) {
+	if _, _, err := l.Read(ctxFor(t, patience), consensus.Default); !errors.Is(err, consensus.ErrNotLeader) {
 		t.Fatalf("default read on a cut-off leader: %v", err)
 	}
 	s, meta, err := l.Read(context.Background(), consensus.Stale)
@@ -204,7 +204,7 @@ func TestPartitionedLeader(t *testing.T) {
 	}
 
 	c.net.isolate(l.cfg.Addr, false)
-	within(t, 10*time.Second, "the old leader to learn", func() bool { return value(l.tree.Snap(), "a") == "new" })
+	within(t, "the old leader to learn", func() bool { return value(l.tree.Snap(), "a") == "new" })
 	c.converge()
 }
 
@@ -272,7 +272,7 @@ func TestLaggingFollowerGetsASnapshot(t *testing.T) {
 	}
 	c.write("b", "2")
 	f = c.restart(f, dir)
-	within(t, 10*time.Second, "the snapshot", func() bool { return value(f.tree.Snap(), "b") == "2" && value(f.tree.Snap(), "k49") == "v" })
+	within(t, "the snapshot", func() bool { return value(f.tree.Snap(), "b") == "2" && value(f.tree.Snap(), "k49") == "v" })
 	c.converge()
 	if err := f.Snapshot(); err != nil {
 		t.Fatal(err)
@@ -283,18 +283,18 @@ func TestLaggingFollowerGetsASnapshot(t *testing.T) {
 }
 
 func TestTransferKeepsWritesGoing(t *testing.T) {
-	c := newCluster(t, 3)
+	c := newCluster(t, 3, steady)
 	c.leader()
 	stop := c.load(3)
 	for range 3 {
 		l := c.leader()
-		if err := l.TransferLeadership(ctxFor(t, 5*time.Second), ""); err != nil {
+		if err := l.TransferLeadership(ctxFor(t, patience), ""); err != nil {
 			t.Fatal(err)
 		}
-		within(t, 5*time.Second, "another leader", func() bool { return c.leader() != l || l.IsLeader() })
+		within(t, "another leader", func() bool { return c.leader() != l || l.IsLeader() })
 	}
 	c.checkAcked(stop())
-	if err := c.leader().TransferLeadership(ctxFor(t, time.Second), "nobody"); err == nil {
+	if err := c.leader().TransferLeadership(ctxFor(t, patience), "nobody"); err == nil {
 		t.Fatal("handed over to nobody")
 	}
 }
@@ -303,15 +303,15 @@ func TestDataDirRefusals(t *testing.T) {
 	c := newCluster(t, 1, onDisk)
 	c.write("a", "1")
 	m := c.members[0]
-	if _, err := c.open(m.cfg.ID, "127.0.0.1:0", m.cfg.Dir); !errors.Is(err, consensus.ErrDataDir) {
+	if _, err := c.open(m.cfg.ID, loopback, m.cfg.Dir); !errors.Is(err, consensus.ErrDataDir) {
 		t.Fatalf("a directory in use: %v", err)
 	}
-	within(t, 5*time.Second, "the cluster id on disk", func() bool {
+	within(t, "the cluster id on disk", func() bool {
 		b, err := os.ReadFile(filepath.Join(m.cfg.Dir, "node.json"))
 		return err == nil && strings.Contains(string(b), m.ClusterID())
 	})
 	c.stop(m)
-	if _, err := c.open("another", "127.0.0.1:0", m.cfg.Dir); !errors.Is(err, consensus.ErrDataDir) || !strings.Contains(err.Error(), "node-0") {
+	if _, err := c.open("another", loopback, m.cfg.Dir); !errors.Is(err, consensus.ErrDataDir) || !strings.Contains(err.Error(), "node-0") {
 		t.Fatalf("the directory of another node: %v", err)
 	}
 	file := filepath.Join(m.cfg.Dir, "node.json")
@@ -326,25 +326,25 @@ func TestDataDirRefusals(t *testing.T) {
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.open(m.cfg.ID, "127.0.0.1:0", m.cfg.Dir); !errors.Is(err, consensus.ErrDataDir) {
+		if _, err := c.open(m.cfg.ID, loopback, m.cfg.Dir); !errors.Is(err, consensus.ErrDataDir) {
 			t.Fatalf("%s: %v", name, err)
 		}
 	}
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.open(m.cfg.ID, "127.0.0.1:0", m.cfg.Dir); !errors.Is(err, consensus.ErrDataDir) {
+	if _, err := c.open(m.cfg.ID, loopback, m.cfg.Dir); !errors.Is(err, consensus.ErrDataDir) {
 		t.Fatalf("a log without node.json: %v", err)
 	}
 	if err := os.WriteFile(file, good, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	again, err := c.open(m.cfg.ID, "127.0.0.1:0", m.cfg.Dir)
+	again, err := c.open(m.cfg.ID, loopback, m.cfg.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.stop(again)
-	if err := again.WaitLeader(ctxFor(t, 5*time.Second)); err != nil || value(again.tree.Snap(), "a") != "1" {
+	if err := again.WaitLeader(ctxFor(t, patience)); err != nil || value(again.tree.Snap(), "a") != "1" {
 		t.Fatalf("after all that: %v", err)
 	}
 }
@@ -358,7 +358,7 @@ func TestOpenErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := newCluster(t, 1)
-	if _, err := c.open("x", "127.0.0.1:0", file); err == nil {
+	if _, err := c.open("x", loopback, file); err == nil {
 		t.Fatal("a file was taken for a data directory")
 	}
 }
@@ -399,20 +399,18 @@ func TestNewServerIsNotShownTooEarly(t *testing.T) {
 		for j := range txn.Ops {
 			txn.Ops[j] = kv.Op{Kind: kv.OpSet, Path: fmt.Sprintf("k/%d/%d", i, j), Value: "v"}
 		}
-		if _, err := c.leader().Propose(ctxFor(t, 20*time.Second), txn); err != nil {
-			t.Fatal(err)
-		}
+		c.propose(txn)
 	}
-	fresh := c.start("fresh", "127.0.0.1:0", "")
+	fresh := c.start("fresh", loopback, "")
 	defer c.stop(fresh)
 	if fresh.CaughtUp() {
 		t.Fatal("a server without data says that it has caught up")
 	}
 	index := c.leader().tree.Snap().Index()
-	if err := c.leader().AddNonvoter(ctxFor(t, 5*time.Second), fresh.cfg.ID, fresh.cfg.Addr); err != nil {
+	if err := c.leader().AddNonvoter(ctxFor(t, patience), fresh.cfg.ID, fresh.cfg.Addr); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 10*time.Second, "the new server to catch up", func() bool {
+	within(t, "the new server to catch up", func() bool {
 		up := fresh.CaughtUp()
 		if got := fresh.tree.Snap().Index(); up && got < index {
 			t.Fatalf("caught up at index %d of %d", got, index)

@@ -51,7 +51,7 @@ func TestDamageIsRefused(t *testing.T) {
 			dir := t.TempDir()
 			copyDir(t, m.cfg.Dir, dir)
 			harm(t, dir)
-			n, err := c.open(m.cfg.ID, "127.0.0.1:0", dir)
+			n, err := c.open(m.cfg.ID, loopback, dir)
 			if err == nil {
 				c.stop(n)
 				t.Fatal("it started as if nothing were missing")

@@ -16,7 +16,7 @@ func TestProposeAndRead(t *testing.T) {
 		idx := c.write("a", "1")
 		l := c.leader()
 		for _, how := range []consensus.Consistency{consensus.Default, consensus.Consistent, consensus.Stale} {
-			s, meta, err := l.Read(ctxFor(t, 5*time.Second), how)
+			s, meta, err := l.Read(ctxFor(t, patience), how)
 			if err != nil || value(s, "a") != "1" || s.Index() < idx || !meta.KnownLeader || meta.LastContact != 0 {
 				t.Fatalf("size %d, read %d: %v %+v", size, how, err, meta)
 			}
@@ -26,18 +26,18 @@ func TestProposeAndRead(t *testing.T) {
 			t.Fatalf("leader calls itself %q %q", id, addr)
 		}
 		for _, f := range c.followers() {
-			if err := f.WaitLeader(ctxFor(t, 5*time.Second)); err != nil {
+			if err := f.WaitLeader(ctxFor(t, patience)); err != nil {
 				t.Fatal(err)
 			}
-			_, err := f.Propose(ctxFor(t, time.Second), set("b", "x"))
+			_, err := f.Propose(ctxFor(t, patience), set("b", "x"))
 			var nl *consensus.NotLeaderError
 			if !errors.As(err, &nl) || nl.LeaderID != l.cfg.ID || nl.LeaderAddr != l.cfg.Addr || !errors.Is(err, consensus.ErrNotLeader) || errors.Is(err, consensus.ErrNoLeader) {
 				t.Fatalf("follower: %v", err)
 			}
-			if _, _, err := f.Read(ctxFor(t, time.Second), consensus.Default); !errors.Is(err, consensus.ErrNotLeader) {
+			if _, _, err := f.Read(ctxFor(t, patience), consensus.Default); !errors.Is(err, consensus.ErrNotLeader) {
 				t.Fatalf("follower reads by default: %v", err)
 			}
-			within(t, 5*time.Second, "the follower to apply", func() bool {
+			within(t, "the follower to apply", func() bool {
 				s, meta, err := f.Read(context.Background(), consensus.Stale)
 				return err == nil && value(s, "a") == "1" && meta.KnownLeader && meta.LastContact >= 0
 			})
@@ -78,7 +78,7 @@ func TestLargeEntriesSurviveARestart(t *testing.T) {
 	}
 	m := c.members[0]
 	m = c.restart(m, c.crash(m))
-	s, _, err := m.Read(ctxFor(t, 10*time.Second), consensus.Consistent)
+	s, _, err := m.Read(ctxFor(t, patience), consensus.Consistent)
 	if err == nil {
 		for _, k := range []string{"a", "b", "c"} {
 			if value(s, k) != big {
@@ -87,10 +87,10 @@ func TestLargeEntriesSurviveARestart(t *testing.T) {
 		}
 		return
 	}
-	if err := m.WaitLeader(ctxFor(t, 10*time.Second)); err != nil {
+	if err := m.WaitLeader(ctxFor(t, patience)); err != nil {
 		t.Fatal(err)
 	}
-	if s, _, err = m.Read(ctxFor(t, 10*time.Second), consensus.Consistent); err != nil || value(s, "c") != big {
+	if s, _, err = m.Read(ctxFor(t, patience), consensus.Consistent); err != nil || value(s, "c") != big {
 		t.Fatalf("after the restart: %v", err)
 	}
 }
@@ -106,7 +106,7 @@ func TestBootstrapOnlyOnce(t *testing.T) {
 	if !m.HasState() {
 		t.Fatal("no state after bootstrap")
 	}
-	fresh := c.start("fresh", "127.0.0.1:0", "")
+	fresh := c.start("fresh", loopback, "")
 	defer c.stop(fresh)
 	if fresh.HasState() {
 		t.Fatal("a fresh node has state")
@@ -137,7 +137,7 @@ func TestClosedNode(t *testing.T) {
 func TestClusterID(t *testing.T) {
 	c := newCluster(t, 3)
 	l := c.leader()
-	within(t, 5*time.Second, "the cluster id", func() bool { return l.ClusterID() != "" })
+	within(t, "the cluster id", func() bool { return l.ClusterID() != "" })
 	id := l.ClusterID()
 	if len(id) != 16 {
 		t.Fatalf("cluster id %q", id)
@@ -168,7 +168,7 @@ func TestOnLeader(t *testing.T) {
 		select {
 		case e := <-events:
 			return e
-		case <-time.After(10 * time.Second):
+		case <-time.After(patience):
 			t.Fatal("no event")
 			return event{}
 		}
@@ -182,11 +182,11 @@ func TestOnLeader(t *testing.T) {
 	l.OnLeader("late", func(context.Context) { close(late) })
 	select {
 	case <-late:
-	case <-time.After(5 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("a job added to a leader does not run")
 	}
 	heir := c.followers()[0].cfg.ID
-	if err := l.TransferLeadership(ctxFor(t, 5*time.Second), heir); err != nil {
+	if err := l.TransferLeadership(ctxFor(t, patience), heir); err != nil {
 		t.Fatal(err)
 	}
 	got := map[event]bool{next(): true, next(): true}
@@ -199,18 +199,18 @@ func TestMembership(t *testing.T) {
 	// The same server leads from end to end, also on a busy machine.
 	c := newCluster(t, 1, func(c *cluster) { c.timing = consensus.LAN() })
 	l := c.leader()
-	ctx := ctxFor(t, 20*time.Second)
+	ctx := ctxFor(t, patience)
 	c.write("a", "1")
 	if err := l.RemoveServer(ctx, l.cfg.ID, false); !errors.Is(err, consensus.ErrQuorum) {
 		t.Fatalf("the last voter: %v", err)
 	}
 	for _, id := range []string{"node-1", "node-2"} {
-		m := c.start(id, "127.0.0.1:0", "")
+		m := c.start(id, loopback, "")
 		c.members = append(c.members, m)
 		if err := l.AddNonvoter(ctx, id, m.cfg.Addr); err != nil {
 			t.Fatal(err)
 		}
-		within(t, 10*time.Second, id+" to catch up", func() bool {
+		within(t, id+" to catch up", func() bool {
 			servers, err := l.Servers()
 			if err != nil {
 				t.Fatal(err)

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -65,7 +64,7 @@ func withDisks(disks map[string]*disk) func(*cluster) {
 // knows who leads instead, and is a follower like any other when its disk answers.
 func TestLeaderWithAStalledDiskGivesUp(t *testing.T) {
 	disks := map[string]*disk{}
-	c := newCluster(t, 3, withDisks(disks))
+	c := newCluster(t, 3, steady, withDisks(disks))
 	c.write("a", "old")
 	l := c.leader()
 	heal := disks[l.cfg.ID].stall()
@@ -77,11 +76,11 @@ func TestLeaderWithAStalledDiskGivesUp(t *testing.T) {
 	}()
 
 	// The write that meets the stall is answered, long before the disk is.
-	_, err := l.Propose(ctxFor(t, 10*time.Second), set("b", "unknown"))
+	_, err := l.Propose(ctxFor(t, patience), set("b", "unknown"))
 	if !errors.Is(err, consensus.ErrUnknownOutcome) {
 		t.Fatalf("write into the stall: %v", err)
 	}
-	within(t, 10*time.Second, "another leader", func() bool {
+	within(t, "another leader", func() bool {
 		for _, m := range c.members {
 			if m != l && m.IsLeader() && m.Status().Ready {
 				return true
@@ -93,11 +92,11 @@ func TestLeaderWithAStalledDiskGivesUp(t *testing.T) {
 		t.Error("the stalled server says that it leads")
 	}
 	for _, how := range []consensus.Consistency{consensus.Default, consensus.Consistent} {
-		if _, _, err := l.Read(ctxFor(t, 5*time.Second), how); !errors.Is(err, consensus.ErrNotLeader) {
+		if _, _, err := l.Read(ctxFor(t, patience), how); !errors.Is(err, consensus.ErrNotLeader) {
 			t.Errorf("read %v on the stalled server: %v", how, err)
 		}
 	}
-	if _, err := l.Propose(ctxFor(t, 5*time.Second), set("c", "refused")); !errors.Is(err, consensus.ErrNotLeader) {
+	if _, err := l.Propose(ctxFor(t, patience), set("c", "refused")); !errors.Is(err, consensus.ErrNotLeader) {
 		t.Errorf("write on the stalled server: %v", err)
 	}
 	if s, _, err := l.Read(context.Background(), consensus.Stale); err != nil || value(s, "a") != "old" {
@@ -105,7 +104,7 @@ func TestLeaderWithAStalledDiskGivesUp(t *testing.T) {
 	}
 	c.write("a", "new")
 	next := c.leader()
-	within(t, 10*time.Second, "the stalled server to know who leads", func() bool {
+	within(t, "the stalled server to know who leads", func() bool {
 		id, addr := l.Leader()
 		return id == next.cfg.ID && addr == next.cfg.Addr
 	})
@@ -115,16 +114,16 @@ func TestLeaderWithAStalledDiskGivesUp(t *testing.T) {
 
 	heal()
 	healed = true
-	within(t, 10*time.Second, "the server to follow", func() bool { return value(l.tree.Snap(), "a") == "new" })
+	within(t, "the server to follow", func() bool { return value(l.tree.Snap(), "a") == "new" })
 	c.converge()
 	if f := l.Figures(); f.DiskStalled {
 		t.Error("the disk counts as stalled after it answered")
 	}
 	// And it may lead again.
-	if err := c.leader().TransferLeadership(ctxFor(t, 5*time.Second), l.cfg.ID); err != nil {
+	if err := c.leader().TransferLeadership(ctxFor(t, patience), l.cfg.ID); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 10*time.Second, "it to lead", l.IsLeader)
+	within(t, "it to lead", l.IsLeader)
 	c.write("d", "x")
 	c.checkAcked(map[string]string{"a": "new", "d": "x"})
 }
@@ -138,14 +137,14 @@ func TestStalledDiskOfTheOnlyServer(t *testing.T) {
 	heal := disks[l.cfg.ID].stall()
 	done := make(chan error, 1)
 	go func() {
-		res, err := l.Propose(ctxFor(t, 10*time.Second), set("a", "2"))
+		res, err := l.Propose(ctxFor(t, patience), set("a", "2"))
 		if err == nil && res.Code != kv.OK {
 			err = fmt.Errorf("code %d", res.Code)
 		}
 		done <- err
 	}()
-	within(t, 10*time.Second, "the stall to be seen", func() bool { return l.Figures().DiskStalled })
-	if s, _, err := l.Read(ctxFor(t, time.Second), consensus.Consistent); err != nil || value(s, "a") != "1" {
+	within(t, "the stall to be seen", func() bool { return l.Figures().DiskStalled })
+	if s, _, err := l.Read(ctxFor(t, patience), consensus.Consistent); err != nil || value(s, "a") != "1" {
 		t.Errorf("read beside a stalled disk: %v", err)
 	}
 	if f := l.Figures(); f.GaveUp != 0 {
@@ -160,12 +159,12 @@ func TestStalledDiskOfTheOnlyServer(t *testing.T) {
 // A follower whose disk stalls costs the others nothing.
 func TestStalledFollowerHoldsNobodyUp(t *testing.T) {
 	disks := map[string]*disk{}
-	c := newCluster(t, 3, withDisks(disks))
+	c := newCluster(t, 3, steady, withDisks(disks))
 	c.write("a", "1")
 	l, f := c.leader(), c.followers()[0]
 	heal := disks[f.cfg.ID].stall()
 	c.write("a", "2")
-	within(t, 10*time.Second, "the stall to be seen", func() bool { return f.Figures().DiskStalled })
+	within(t, "the stall to be seen", func() bool { return f.Figures().DiskStalled })
 	c.write("a", "3")
 	if !l.IsLeader() || f.Figures().GaveUp != 0 {
 		t.Error("the stalled disk of a follower cost the leader its office")
@@ -176,11 +175,11 @@ func TestStalledFollowerHoldsNobodyUp(t *testing.T) {
 
 // When a follower has been asked to stand for election, another may lead before the lease is over.
 func TestNoLeaseWhileHandingOver(t *testing.T) {
-	c := newCluster(t, 3)
+	c := newCluster(t, 3, steady)
 	c.write("a", "1")
 	l := c.leader()
-	within(t, 10*time.Second, "a lease", l.HasLease)
-	if err := l.TransferLeadership(ctxFor(t, 5*time.Second), ""); err != nil {
+	within(t, "a lease", l.HasLease)
+	if err := l.TransferLeadership(ctxFor(t, patience), ""); err != nil {
 		t.Fatal(err)
 	}
 	if l.HasLease() {
@@ -216,13 +215,13 @@ func TestFullDiskRefusesWrites(t *testing.T) {
 	c.write("a", "1")
 	l := c.leader()
 	d.full.Store(true)
-	if _, err := l.Propose(ctxFor(t, 5*time.Second), set("b", "x")); !errors.Is(err, consensus.ErrUnknownOutcome) {
+	if _, err := l.Propose(ctxFor(t, patience), set("b", "x")); !errors.Is(err, consensus.ErrUnknownOutcome) {
 		t.Fatalf("the write that finds no room: %v", err)
 	}
 	d.full.Store(false) // there was room for less
 	refused := false
-	within(t, 10*time.Second, "writes to be taken again", func() bool {
-		_, err := l.Propose(ctxFor(t, 5*time.Second), set("c", "x"))
+	within(t, "writes to be taken again", func() bool {
+		_, err := l.Propose(ctxFor(t, patience), set("c", "x"))
 		refused = refused || errors.Is(err, consensus.ErrDiskFull)
 		return err == nil
 	})
