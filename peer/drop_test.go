@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"testing"
-	"time"
 
 	"github.com/musterhq/muster/peer"
 )
@@ -23,7 +22,7 @@ func TestDropBreaksWhatOnlyWaits(t *testing.T) {
 			_, _ = io.WriteString(w, "done")
 		})})
 		d := peer.NewDialer(peer.DialerConfig{TLS: tls})
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		type result struct {
 			text string

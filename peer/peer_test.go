@@ -17,9 +17,15 @@ import (
 	"github.com/musterhq/muster/peer"
 )
 
+// patience is how long a test waits for what must happen, also on a busy machine.
+const patience = time.Minute
+
+// loopback is where servers listen, on a free port. Nobody dials from this address, so that a port that was closed stays closed.
+const loopback = "127.0.41.1:0"
+
 func listen(t *testing.T, cfg peer.Config) *peer.Server {
 	t.Helper()
-	cfg.Bind = "127.0.0.1:0"
+	cfg.Bind = loopback
 	s, err := peer.Listen(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +48,7 @@ func echo() http.Handler {
 
 func get(t *testing.T, d *peer.Dialer, s *peer.Server, path string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	return send(ctx, d, "PUT", "http://"+s.Addr().String()+path, "body")
 }
@@ -79,7 +85,7 @@ func TestRelayIsHTTP2(t *testing.T) {
 		if n := srv.Conns(); n != 1 {
 			t.Fatalf("%d connections for one client, want 1", n)
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if _, err := send(peer.Long(ctx), d, "GET", "http://"+srv.Addr().String()+"/", ""); err != nil {
 			t.Fatal(err)
@@ -100,7 +106,7 @@ func TestRelayStreamsAsItFlushes(t *testing.T) {
 			}
 		})})
 		d := peer.NewDialer(peer.DialerConfig{TLS: tls})
-		ctx, cancel := context.WithTimeout(peer.Long(context.Background()), 10*time.Second)
+		ctx, cancel := context.WithTimeout(peer.Long(context.Background()), patience)
 		defer cancel()
 		req, _ := http.NewRequestWithContext(ctx, "GET", "http://"+srv.Addr().String()+"/", nil)
 		go func() { next <- "event 0\n" }()
@@ -138,7 +144,7 @@ func TestManyLongPollsDoNotDelayWrites(t *testing.T) {
 		_, _ = io.WriteString(w, "done")
 	})})
 	d := peer.NewDialer(peer.DialerConfig{})
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	errs := make(chan error, polls)
 	for range polls {
@@ -179,7 +185,7 @@ func TestRaftStreams(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 20 {
 			wg.Go(func() {
-				c, err := layer.Dial(srv.Addr().String(), 5*time.Second)
+				c, err := layer.Dial(srv.Addr().String(), patience)
 				if err != nil {
 					t.Error(err)
 					return
@@ -189,7 +195,7 @@ func TestRaftStreams(t *testing.T) {
 				_, _ = rand.Read(sent)
 				go func() { _, _ = c.Write(sent) }()
 				got := make([]byte, len(sent))
-				_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+				_ = c.SetReadDeadline(time.Now().Add(patience))
 				if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, sent) {
 					t.Errorf("echo differs: %v", err)
 				}
@@ -197,19 +203,19 @@ func TestRaftStreams(t *testing.T) {
 		}
 		wg.Wait()
 
-		c, err := layer.Dial(srv.Addr().String(), 5*time.Second)
+		c, err := layer.Dial(srv.Addr().String(), patience)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_ = layer.Close()
-		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(patience))
 		if _, err := c.Read(make([]byte, 1)); err == nil {
 			t.Fatal("stream lives on after the layer was closed")
 		}
 		if _, err := layer.Accept(); !errors.Is(err, net.ErrClosed) {
 			t.Fatalf("accept after close: %v", err)
 		}
-		if _, err := layer.Dial(srv.Addr().String(), time.Second); err == nil || peer.IsRefused(err) {
+		if _, err := layer.Dial(srv.Addr().String(), patience); err == nil || peer.IsRefused(err) {
 			t.Fatalf("dial to a closed layer: %v", err)
 		}
 		if _, err := get(t, d, srv, "/"); err != nil {
@@ -234,7 +240,7 @@ func TestRaftStreamKeepsEarlyBytes(t *testing.T) {
 	}
 	_, _ = io.WriteString(c, " late")
 	got := make([]byte, len("early late"))
-	_ = in.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = in.SetReadDeadline(time.Now().Add(patience))
 	if _, err := io.ReadFull(in, got); err != nil || string(got) != "early late" {
 		t.Fatalf("%q, %v", got, err)
 	}
@@ -261,13 +267,13 @@ func TestWrongAuthorityIsRefused(t *testing.T) {
 	if _, err := get(t, d, srv, "/"); !peer.IsRefused(err) {
 		t.Fatalf("relay: %v", err)
 	}
-	if _, err := d.Raft(srv.Addr().String(), time.Second); !peer.IsRefused(err) {
+	if _, err := d.Raft(srv.Addr().String(), patience); !peer.IsRefused(err) {
 		t.Fatalf("raft: %v", err)
 	}
 }
 
 func TestIsRefused(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", loopback)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,7 +283,7 @@ func TestIsRefused(t *testing.T) {
 	if _, err := send(context.Background(), d, "PUT", "http://"+addr+"/", "x"); !d.IsRefused(err) {
 		t.Fatalf("closed port: %v", err)
 	}
-	if _, err := d.Raft(addr, time.Second); !peer.IsRefused(err) {
+	if _, err := d.Raft(addr, patience); !peer.IsRefused(err) {
 		t.Fatalf("raft to closed port: %v", err)
 	}
 
@@ -311,7 +317,7 @@ func TestGarbageHurtsNobody(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+			_ = c.SetDeadline(time.Now().Add(patience))
 			_, _ = io.WriteString(c, junk)
 			// The server must end it by itself: a clean answer, a reset, but no hang.
 			if _, err := io.Copy(io.Discard, c); errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
@@ -336,7 +342,7 @@ func TestConnectionLimit(t *testing.T) {
 	a, b := mustDial(t, addr), mustDial(t, addr)
 	eventually(t, func() bool { return srv.Conns() == 2 })
 	c := mustDial(t, addr)
-	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(patience))
 	if _, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
 		t.Fatalf("third connection is not closed: %v", err)
 	}
@@ -360,7 +366,7 @@ func mustDial(t *testing.T, addr string) net.Conn {
 
 func eventually(t *testing.T, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !f(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); !f(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("condition not met in time")
 		}
@@ -429,7 +435,7 @@ func TestListenErrorNamesThePort(t *testing.T) {
 }
 
 func BenchmarkRelay(b *testing.B) {
-	srv, err := peer.Listen(peer.Config{Bind: "127.0.0.1:0", Handler: echo()})
+	srv, err := peer.Listen(peer.Config{Bind: loopback, Handler: echo()})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -177,7 +177,7 @@ func TestReloadReplacesCertificates(t *testing.T) {
 	if _, err := get(t, newClient, srv, "/"); err != nil {
 		t.Fatalf("after the reload: %v", err)
 	}
-	if _, err := oldClient.Raft(srv.Addr().String(), time.Second); err == nil {
+	if _, err := oldClient.Raft(srv.Addr().String(), patience); err == nil {
 		t.Fatal("the old authority is still accepted")
 	}
 }
@@ -226,7 +226,7 @@ func TestVerifyServerName(t *testing.T) {
 	if _, err := get(t, agent, posing, "/"); !peer.IsRefused(err) {
 		t.Fatalf("an agent posing as a server was believed: %v", err)
 	}
-	if c, err := agent.Raft(real.Addr().String(), time.Second); err == nil {
+	if c, err := agent.Raft(real.Addr().String(), patience); err == nil {
 		_ = c.Close()
 		t.Fatal("an agent was given a raft stream")
 	}
@@ -235,7 +235,7 @@ func TestVerifyServerName(t *testing.T) {
 			_ = c.Close()
 		}
 	}()
-	c, err := server.Raft(real.Addr().String(), time.Second)
+	c, err := server.Raft(real.Addr().String(), patience)
 	if err != nil {
 		t.Fatalf("a server was refused a raft stream: %v", err)
 	}
@@ -251,14 +251,14 @@ func TestPlainAndTLSDoNotMix(t *testing.T) {
 	for name, f := range map[string]func() error{
 		"plain request to tls port": func() error { _, err := get(t, plain, tlsSrv, "/"); return err },
 		"tls request to plain port": func() error { _, err := get(t, secure, plainSrv, "/"); return err },
-		"plain raft to tls port":    func() error { return closeIf(plain.Raft(tlsSrv.Addr().String(), 3*time.Second)) },
-		"tls raft to plain port":    func() error { return closeIf(secure.Raft(plainSrv.Addr().String(), 3*time.Second)) },
+		"plain raft to tls port":    func() error { return closeIf(plain.Raft(tlsSrv.Addr().String(), patience)) },
+		"tls raft to plain port":    func() error { return closeIf(secure.Raft(plainSrv.Addr().String(), patience)) },
 	} {
 		start := time.Now()
 		if err := f(); err == nil {
 			t.Errorf("%s: no error", name)
 		}
-		if d := time.Since(start); d > 8*time.Second {
+		if d := time.Since(start); d > patience/2 {
 			t.Errorf("%s: hung for %v", name, d)
 		}
 	}
@@ -298,7 +298,7 @@ func TestChangeOver(t *testing.T) {
 			}
 			close(taken)
 		}()
-		out, err := d.Raft(srv.Addr().String(), 5*time.Second)
+		out, err := d.Raft(srv.Addr().String(), patience)
 		if err != nil {
 			t.Fatalf("%s: a raft stream: %v", name, err)
 		}

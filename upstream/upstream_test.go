@@ -20,6 +20,12 @@ import (
 	"github.com/musterhq/muster/upstream"
 )
 
+// patience is how long a test waits for what must happen, also on a busy machine.
+const patience = time.Minute
+
+// loopback is where tests listen, on a free port. Nobody dials from this address, so that a free port stays free.
+const loopback = "127.0.42.1:0"
+
 // backend is one instance: it says its name, then echoes.
 type backend struct {
 	name string
@@ -30,7 +36,7 @@ type backend struct {
 
 func newBackend(t *testing.T, name string) *backend {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", loopback)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +72,7 @@ func (b *backend) kill() {
 
 func (b *backend) instance(change ...func(*catalog.Instance)) *catalog.Instance {
 	i := &catalog.Instance{
-		Node:    &catalog.Node{Name: "node-" + b.name, Address: "127.0.0.1"},
+		Node:    &catalog.Node{Name: "node-" + b.name, Address: "127.0.42.1"},
 		Service: &catalog.Service{ID: b.name, Name: "db", Port: b.l.Addr().(*net.TCPAddr).Port},
 		Status:  catalog.Passing,
 	}
@@ -119,7 +125,7 @@ func start(t *testing.T, w *world, c upstream.Config) (*upstream.Upstreams, stri
 
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", loopback)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +149,7 @@ func dial(addr string) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(patience))
 	c := &client{Conn: conn, r: bufio.NewReader(conn)}
 	line, err := c.r.ReadString('\n')
 	if err != nil {
@@ -174,10 +180,10 @@ func mustDial(t *testing.T, addr string) *client {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -323,7 +329,7 @@ func TestDrain(t *testing.T) {
 	a, b := newBackend(t, "a"), newBackend(t, "b")
 	w := &world{}
 	w.set(a.instance())
-	u, addr := start(t, w, upstream.Config{Service: "db", Drain: 400 * time.Millisecond})
+	u, addr := start(t, w, upstream.Config{Service: "db", Drain: patience})
 	old := mustDial(t, addr)
 	w.set(b.instance())
 	if c := mustDial(t, addr); c.name != "b" {
@@ -333,6 +339,12 @@ func TestDrain(t *testing.T) {
 	if s := u.State()[0]; len(s.Instances) != 2 || !s.Instances[0].Draining {
 		t.Errorf("draining: %+v", s)
 	}
+
+	// Its time ends.
+	w.set(a.instance())
+	u, addr = start(t, w, upstream.Config{Service: "db", Drain: 100 * time.Millisecond})
+	old = mustDial(t, addr)
+	w.set(b.instance())
 	if _, err := old.r.ReadByte(); err == nil {
 		t.Error("the old connection was not ended")
 	}
@@ -352,7 +364,7 @@ func TestDrain(t *testing.T) {
 func TestNothingKnown(t *testing.T) {
 	a := newBackend(t, "a")
 	w := &world{err: errors.New("nobody answers")}
-	u, addr := start(t, w, upstream.Config{Service: "db", ConnectTimeout: 5 * time.Second})
+	u, addr := start(t, w, upstream.Config{Service: "db", ConnectTimeout: patience})
 	// A client that comes before the first answer waits for it.
 	got := make(chan error, 1)
 	go func() { _, err := dial(addr); got <- err }()
@@ -493,7 +505,7 @@ func TestIdle(t *testing.T) {
 	a := newBackend(t, "a")
 	w := &world{}
 	w.set(a.instance())
-	u, addr := start(t, w, upstream.Config{Service: "db", IdleTimeout: 400 * time.Millisecond})
+	u, addr := start(t, w, upstream.Config{Service: "db", IdleTimeout: 2 * time.Second})
 	quiet := mustDial(t, addr)
 	busy := mustDial(t, addr)
 	eventually(t, "the quiet connection is cut", func() bool {
@@ -550,7 +562,7 @@ func TestManyLeaveNothing(t *testing.T) {
 	if got := names(t, addr, 50); got["error"] != 0 {
 		t.Errorf("afterwards: %v", got)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := u.Close(ctx); err != nil {
 		t.Error(err)
@@ -565,7 +577,7 @@ func TestManyLeaveNothing(t *testing.T) {
 }
 
 func BenchmarkConnect(b *testing.B) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", loopback)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -582,7 +594,7 @@ func BenchmarkConnect(b *testing.B) {
 	w := &world{}
 	w.set((&backend{name: "a", l: l}).instance())
 	u := upstream.New(upstream.Options{Find: w.find})
-	front, err := net.Listen("tcp", "127.0.0.1:0")
+	front, err := net.Listen("tcp", loopback)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -154,7 +154,7 @@ func TestCutOffLeaderServesNoOldData(t *testing.T) {
 	old.Put(t, "/v1/kv/x", "old")
 	heal := c.Partition(old)
 	next := c.WaitLeader(t, old)
-	next.Put(t, "/v1/kv/x", "new")
+	testcluster.Eventually(t, "the next leader takes writes", func() bool { return next.Do(http.MethodPut, "/v1/kv/x", "new").OK() })
 	for _, how := range []string{"", "&consistent"} {
 		if a := old.Do(http.MethodGet, "/v1/kv/x?raw"+how, ""); a.OK() {
 			t.Errorf("a leader that was cut off answers %d %q to a read %s", a.Status, a.Body, how)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"regexp"
 	"testing"
-	"time"
 
 	"github.com/musterhq/muster/internal/testcluster"
 )
@@ -42,7 +41,7 @@ func TestEtcdPortOverTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	client := func(certs ...tls.Certificate) *http.Client {
-		return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "server.dc1.consul", Certificates: certs}}}
+		return &http.Client{Timeout: testcluster.Patience, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "server.dc1.consul", Certificates: certs}}}
 	}
 	resp, err := client(pair).Get(secure + "/v2/members")
 	if err != nil {

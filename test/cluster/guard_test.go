@@ -155,7 +155,7 @@ func watched(t *testing.T, h *testcluster.Host, n int) {
 func lookupAll(h *testcluster.Host, name string) int {
 	m := new(dns.Msg)
 	m.SetQuestion(name, dns.TypeSRV)
-	c := dns.Client{Net: "tcp", Timeout: time.Second}
+	c := dns.Client{Net: "tcp", Timeout: 10 * time.Second}
 	in, _, err := c.Exchange(m, h.DNS())
 	if err != nil {
 		return -1
@@ -200,7 +200,7 @@ func TestGuardReleaseWakesWatchers(t *testing.T) {
 		if strings.TrimSpace(got) != "[]" {
 			t.Fatalf("the watcher got %s", got)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(testcluster.Patience):
 		t.Fatal("the watcher slept through the release")
 	}
 }

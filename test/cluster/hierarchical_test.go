@@ -148,14 +148,14 @@ func TestStatsAreTrue(t *testing.T) {
 		before[s.Name] = n
 	}
 	leader.Put(t, "/v2/keys/a", "value=1")
-	leader.Put(t, "/v2/keys/a", "value=2&ttl=1")
+	leader.Put(t, "/v2/keys/a", "value=2&ttl=100")
 	leader.Do(http.MethodPut, "/v2/keys/a?prevExist=false", "value=3")
 	leader.Do(http.MethodPost, "/v2/keys/q", "value=4")
-	leader.Do(http.MethodPut, "/v2/keys/a?prevValue=2", "value=5&ttl=1")
-	leader.Do(http.MethodPut, "/v2/keys/a?prevExist=true", "refresh=true&ttl=1")
+	leader.Do(http.MethodPut, "/v2/keys/a?prevValue=2", "value=5&ttl=100")
 	asked := leader // plain reads are answered where they are asked, whoever leads
 	asked.Do(http.MethodGet, "/v2/keys/a", "")
 	asked.Do(http.MethodGet, "/v2/keys/none?recursive=true", "")
+	leader.Do(http.MethodPut, "/v2/keys/a?prevExist=true", "refresh=true&ttl=1")
 	testcluster.Eventually(t, "the key to expire", func() bool { return asked.Do(http.MethodGet, "/v2/keys/a", "").Status == 404 })
 	c.WaitSame(t)
 	for _, s := range c.Servers {

@@ -35,7 +35,7 @@ func webAddr(t *testing.T, h *testcluster.Host) (addr string, ede *dns.EDNS0_EDE
 	t.Helper()
 	m := new(dns.Msg).SetQuestion("web.service.consul.", dns.TypeA)
 	m.SetEdns0(1232, false)
-	client := &dns.Client{Timeout: 5 * time.Second}
+	client := &dns.Client{Timeout: testcluster.Patience}
 	r, _, err := client.Exchange(m, h.DNS())
 	if err != nil || len(r.Answer) != 1 {
 		t.Fatalf("DNS: %v %v", r, err)

@@ -69,8 +69,8 @@ func TestRestartThatTakesTooLong(t *testing.T) {
 	c := testcluster.Start(t, 1, 1, `-hcl=restart_grace = "2s"`)
 	s, p := c.Servers[0], c.Proxies[0]
 	testcluster.Eventually(t, "the node is there", func() bool { status := liveness(s, p.Name); return status == "passing" })
-	p.Stop(t)
 	began := time.Now()
+	p.Stop(t)
 	testcluster.Eventually(t, "the node is critical", func() bool { status := liveness(s, p.Name); return status == "critical" })
 	if d := time.Since(began); d < time.Second {
 		t.Errorf("it was critical after %v, within the grace", d)

@@ -21,7 +21,7 @@ import (
 func lookup(h *testcluster.Host, name string) int {
 	m := new(dns.Msg)
 	m.SetQuestion(name, dns.TypeSRV)
-	c := dns.Client{Timeout: time.Second}
+	c := dns.Client{Timeout: 10 * time.Second}
 	in, _, err := c.Exchange(m, h.DNS())
 	if err != nil {
 		return -1
@@ -143,12 +143,13 @@ func TestWatchesThroughProxy(t *testing.T) {
 	p.Put(t, "/v1/kv/b", "0")
 	first := p.Do(http.MethodGet, "/v1/kv/b", "")
 	key := inBackground(func() testcluster.Answer {
-		return p.Do(http.MethodGet, fmt.Sprintf("/v1/kv/b?wait=25s&index=%d", first.Index()), "")
+		return p.Do(http.MethodGet, fmt.Sprintf("/v1/kv/b?wait=50s&index=%d", first.Index()), "")
 	})
 	p.Put(t, "/v1/agent/service/register", `{"Name":"web","Port":80,"Check":{"TTL":"60s","Status":"passing"}}`)
+	testcluster.Eventually(t, "the service is in the catalog", func() bool { return healthy(p, "web") == 1 })
 	all := p.Do(http.MethodGet, "/v1/health/service/web", "")
 	check := inBackground(func() testcluster.Answer {
-		return p.Do(http.MethodGet, fmt.Sprintf("/v1/health/service/web?wait=25s&index=%d", all.Index()), "")
+		return p.Do(http.MethodGet, fmt.Sprintf("/v1/health/service/web?wait=50s&index=%d", all.Index()), "")
 	})
 	s.Put(t, "/v1/kv/unrelated", "x")
 	select {
@@ -327,7 +328,7 @@ func TestServerStopsUnderWatches(t *testing.T) {
 	}
 	begin := time.Now()
 	s.Stop(t)
-	if took := time.Since(begin); took > 10*time.Second {
+	if took := time.Since(begin); took > 14*time.Second { // of 15
 		t.Errorf("stopping took %v: it waited for the watches until its time was over", took)
 	}
 }

@@ -38,9 +38,9 @@ func TestSessionsOutliveTheLeader(t *testing.T) {
 	c := testcluster.Start(t, 3, 1, "-hcl", `session_ttl_min = "500ms"`)
 	p := c.Proxies[0]
 	p.WaitReady(t)
-	const ttl = 2 * time.Second
-	kept := session(t, p, `{"TTL":"2s","LockDelay":"0s"}`)
-	lost := session(t, p, `{"TTL":"2s","LockDelay":"0s"}`)
+	const ttl = 5 * time.Second
+	kept := session(t, p, `{"TTL":"5s","LockDelay":"0s"}`)
+	lost := session(t, p, `{"TTL":"5s","LockDelay":"0s"}`)
 	for key, id := range map[string]string{"lock/kept": kept, "lock/lost": lost} {
 		if a := p.Put(t, "/v1/kv/"+key+"?acquire="+id, "x"); a.Body != "true" {
 			t.Fatal(a)
