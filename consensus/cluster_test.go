@@ -215,8 +215,15 @@ func (c *cluster) crash(m *member) (dir string) {
 	c.t.Helper()
 	c.net.isolate(m.cfg.Addr, true)
 	if m.cfg.Dir != "" {
-		dir = filepath.Join(c.t.TempDir(), "copy")
-		copyDir(c.t, m.cfg.Dir, dir)
+		for dir == "" {
+			to := filepath.Join(c.t.TempDir(), "copy")
+			switch err := tryCopy(m.cfg.Dir, to); {
+			case err == nil:
+				dir = to
+			case !errors.Is(err, fs.ErrNotExist): // the server is at work still, and has removed a file meanwhile
+				c.t.Fatal(err)
+			}
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -228,7 +235,13 @@ func (c *cluster) crash(m *member) (dir string) {
 
 func copyDir(t testing.TB, from, to string) {
 	t.Helper()
-	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+	if err := tryCopy(from, to); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func tryCopy(from, to string) error {
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -250,9 +263,6 @@ func copyDir(t testing.TB, from, to string) {
 		}
 		return out.Close()
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // restart starts a crashed node again on the copy of its directory, at its old address.

@@ -14,13 +14,14 @@ import (
 // are watched. A leader whose append stays away gives its term up: from then on the transport sends nothing of that
 // term, reads and writes here are refused, and the best follower is asked to stand for election. A server in that state cannot
 // vote or lead, since it would have to write that down first; once the disk answers it finds a newer term and follows.
-const (
-	// stallCalm is the least time between two terms that one server gives up because of its disk: where all disks
-	// are slow, leadership must not go round in circles.
-	stallCalm = 10 * time.Second
-	// handoverWait is how long a follower that was asked to stand for election has before the next one is asked.
-	handoverWait = 100 * time.Millisecond
-)
+
+// stallCalm is the least time between two terms that one server gives up because of its disk: where all disks are
+// slow, leadership must not go round in circles.
+const stallCalm = 10 * time.Second
+
+// handoverWait is how long a follower that was asked to stand for election has before the next one is asked. A new leader is heard
+// by its heartbeats, and the first may take a fifth of the heartbeat timeout; asked too early, the next one would depose it.
+func (t Timing) handoverWait() time.Duration { return t.Heartbeat * 3 / 10 }
 
 // stallAfter is how long an append may take. What remains of the election timeout is for the election.
 func (t Timing) stallAfter() time.Duration { return t.Election * 7 / 10 }
@@ -230,7 +231,7 @@ func (n *Node) handOver(term uint64, heirs []Server) {
 		}
 		changed := n.LeaderChanged()
 		go n.trans.appoint(raft.ServerID(s.ID), raft.ServerAddress(s.Addr))
-		t := time.NewTimer(handoverWait)
+		t := time.NewTimer(n.cfg.Timing.handoverWait())
 		select {
 		case <-t.C:
 		case <-changed:

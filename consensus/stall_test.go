@@ -103,8 +103,8 @@ func TestLeaderWithAStalledDiskGivesUp(t *testing.T) {
 		t.Errorf("stale read on the stalled server: %v", err)
 	}
 	c.write("a", "new")
-	next := c.leader()
 	within(t, "the stalled server to know who leads", func() bool {
+		next := c.leader()
 		id, addr := l.Leader()
 		return id == next.cfg.ID && addr == next.cfg.Addr
 	})
