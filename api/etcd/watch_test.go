@@ -234,7 +234,7 @@ func TestPastOfHiddenAndRefreshed(t *testing.T) {
 		t.Errorf("oldest %q", a.header.Get(etcd.OldestHeader))
 	}
 	p := watch(t, u+"/v2/keys/d/_h?wait=true&waitIndex=6") // 5 goes with the next event
-	send(t, u, "PUT /d/_h value=2") // 8
+	send(t, u, "PUT /d/_h value=2")                        // 8
 	if s := p.next(t); !strings.Contains(s, `"modifiedIndex":8,`) {
 		t.Errorf("a refresh was seen: %q", s)
 	}
