@@ -56,6 +56,7 @@ func (a *Agent) openGuard() error {
 		return nil
 	}
 	a.guard = guard.New(guard.Config{Rules: a.cfg.Guard.rules(), OnEvent: a.guardEvent})
+	a.restoreGuard()
 	if !a.cfg.Server {
 		a.guard.Begin() // what a proxy knew before is what its clients were told
 	}
@@ -96,6 +97,7 @@ func (a *Agent) runGuard() {
 	if a.guard == nil {
 		return
 	}
+	a.keepGuard()
 	go func() {
 		for rest(a.ctx, guardTick) {
 			a.guard.Expire()

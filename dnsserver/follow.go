@@ -405,7 +405,9 @@ func (f *FollowSource) loop(ctx context.Context, it *item) {
 			return
 		}
 		if err == nil && v.stale {
-			it.now.CompareAndSwap(nil, v)
+			if it.now.Load() == nil {
+				it.now.CompareAndSwap(nil, f.judge(it, v))
+			}
 			err = ErrUnreachable
 		}
 		if err != nil {
@@ -430,7 +432,7 @@ func (f *FollowSource) loop(ctx context.Context, it *item) {
 			got = 0 // the cluster was rebuilt; begin again
 		}
 		if old := it.now.Load(); old == nil || old.stale || got != index || index == 0 {
-			it.now.Store(f.judge(it, v, old))
+			it.now.Store(f.judge(it, v))
 		}
 		result()
 		if !it.follow {
@@ -528,7 +530,8 @@ func (f *FollowSource) Remember(path string, body []byte, index uint64) {
 		return
 	}
 	if v, err := it.decode(body, index); err == nil && !v.missing {
-		f.add(it).now.CompareAndSwap(nil, v.old())
+		it = f.add(it)
+		it.now.CompareAndSwap(nil, f.judge(it, v.old()))
 	}
 }
 

@@ -20,18 +20,14 @@ func (f *FollowSource) guards(it *item) bool {
 	return f.cfg.Guard != nil && strings.HasPrefix(it.key, followService)
 }
 
-// judge gives a new state of a service to the guard and returns the value to show. old is what was known before: when
-// the guard has not seen it, it does now, so that what was remembered over a restart counts as seen.
-func (f *FollowSource) judge(it *item, v, old *value) *value {
+// judge gives a new state of a service to the guard and returns the value to show. What was remembered over a restart is one, too: it
+// counts as seen, and what was held before is held again.
+func (f *FollowSource) judge(it *item, v *value) *value {
 	if !f.guards(it) || v.answer == nil {
 		return v
 	}
-	path := catalog.InstancesPath(it.key[len(followService):])
-	if old != nil && old.judged == nil && old.answer != nil {
-		f.cfg.Guard.Judge(path, f.judged.Add(1), old.answer.Instances)
-	}
 	out := *v
-	out.judged = &judged{path: path, raw: v.answer, turn: f.judged.Add(1)}
+	out.judged = &judged{path: catalog.InstancesPath(it.key[len(followService):]), raw: v.answer, turn: f.judged.Add(1)}
 	return f.shown(&out)
 }
 

@@ -106,7 +106,7 @@ func (g *Services) Changed() <-chan struct{} {
 // key is catalog.InstancesPath of the service. An index that is not newer than the last one changes nothing.
 func (g *Services) Judge(key string, index uint64, list []*catalog.Instance) Judgement {
 	if !g.begun.Load() {
-		return Judgement{Instances: list, Index: index}
+		return g.early(key, index, list)
 	}
 	g.mu.RLock()
 	j, ok := g.settled(key, index, list)
@@ -260,6 +260,9 @@ func (g *Services) each(key string, f func(*service) *Event) {
 	for k, s := range g.sets {
 		if key == "" || k == key {
 			events = append(events, f(s))
+		}
+		if s.index == 0 && s.shown.Hold == nil {
+			delete(g.sets, k) // restored, and never seen since
 		}
 	}
 	g.mu.Unlock()
