@@ -68,6 +68,11 @@ type Config struct {
 	// what others use. Accepts an address template. Default: 0.0.0.0 (127.0.0.1 with -dev).
 	BindAddr string `key:"bind_addr" flag:"bind" usage:"address (or template) for server and gossip ports"`
 
+	// SerfLAN is the address of gossip where it is not BindAddr. SerfLANAllowed are the networks (CIDR) whose agents are taken
+	// as members; this agent is in one of them. Against readers there is Encrypt. Defaults: BindAddr, and none: everybody.
+	SerfLAN        string   `key:"serf_lan" flag:"serf-lan-bind" usage:"address (or template) of gossip; default -bind"`
+	SerfLANAllowed []string `key:"serf_lan_allowed_cidrs" flag:"serf-lan-allowed-cidrs" usage:"network (CIDR) whose agents are taken as members; may be repeated"`
+
 	// AdvertiseAddr is the address others reach this agent at; never an any-address after Load. Accepts a template.
 	// Default: BindAddr, or the machine's only private IPv4 address when that is an any-address; with several such
 	// addresses the start is refused with their list.
@@ -327,11 +332,13 @@ type SOA struct {
 }
 
 // HTTPConfig are the keys of http_config. BlockEndpoints are path prefixes answered with 403, AllowWriteHTTPFrom
-// the networks (CIDR) whose clients may write (empty: all), ResponseHeaders are put on every answer, MaxHeaderBytes
+// the networks (CIDR) whose clients may write (empty: all), AllowedHosts the names by which clients without TLS may call this
+// agent (empty or "*": any; addresses and localhost always), ResponseHeaders are put on every answer, MaxHeaderBytes
 // bounds a request's header (0: 1 MiB).
 type HTTPConfig struct {
 	BlockEndpoints     []string          `key:"block_endpoints"`
 	AllowWriteHTTPFrom []string          `key:"allow_write_http_from" flag:"allow-write-http-from" usage:"network (CIDR) that may write; may be repeated"`
+	AllowedHosts       []string          `key:"allowed_hosts"`
 	ResponseHeaders    map[string]string `key:"response_headers"`
 	MaxHeaderBytes     int               `key:"max_header_bytes"`
 }

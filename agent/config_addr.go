@@ -118,6 +118,11 @@ func expand(text string) (string, error) {
 func (v *validator) addresses() {
 	c := v.c
 	c.BindAddr = v.oneIP("bind_addr", c.BindAddr)
+	if c.SerfLAN == "" {
+		c.SerfLAN = c.BindAddr
+	} else {
+		c.SerfLAN = v.oneIP("serf_lan", c.SerfLAN)
+	}
 	c.ClientAddr = v.hosts("client_addr", c.ClientAddr, false)
 	c.Addresses.HTTP = v.hosts("addresses.http", c.Addresses.HTTP, true)
 	c.Addresses.HTTPS = v.hosts("addresses.https", c.Addresses.HTTPS, true)

@@ -60,7 +60,7 @@ var etcdUnused = map[string]string{
 	"auto-compaction-retention": noV3, "auto-compaction-mode": noV3, "quota-backend-bytes": noV3, "backend-batch-limit": noV3, "backend-batch-interval": noV3,
 	"backend-bbolt-freelist-type": noV3, "max-txn-ops": noV3, "max-request-bytes": "values up to 10 MiB are taken", "grpc-keepalive-min-time": noV3,
 	"grpc-keepalive-interval": noV3, "grpc-keepalive-timeout": noV3, "auth-token": noV3, "bcrypt-cost": noV3, "auth-token-ttl": noV3, "snapshot-catchup-entries": noNeedHere,
-	"metrics": "all are served at /metrics", "listen-metrics-urls": "metrics are served at /metrics of the client URLs", "host-whitelist": noNeedHere,
+	"metrics": "all are served at /metrics", "listen-metrics-urls": "metrics are served at /metrics of the client URLs",
 	"peer-client-cert-auth":  "with certificates, both sides are always verified",
 	"max-concurrent-streams": noV3, "experimental-warning-apply-duration": noNeedHere, "experimental-initial-corrupt-check": noNeedHere, "experimental-corrupt-check-time": noNeedHere, "experimental-enable-v2v3": noV3,
 	"experimental-enable-lease-checkpoint": noV3, "experimental-backend-bbolt-freelist-type": noV3, "experimental-compaction-batch-limit": noV3,
@@ -101,7 +101,7 @@ var etcdDirect = map[string][]string{
 // etcdTold are the flags of etcd that translate needs a rule for.
 var etcdTold = []string{
 	"trusted-ca-file", "ca-file", "listen-client-urls", "listen-peer-urls", "initial-advertise-peer-urls", "initial-cluster", "initial-cluster-state",
-	"election-timeout", "debug",
+	"election-timeout", "debug", "host-whitelist",
 }
 
 // etcdShared are flags that both have. Their values in ETCD_ variables are read as the flag would be.
@@ -230,6 +230,12 @@ func (t *etcdTranslation) one(name string, v etcdValue) {
 	switch name {
 	case "data-dir", "log-level", "advertise-client-urls", "cors":
 		t.put(v, []string{strings.ReplaceAll(name, "-", "_")}, v.text)
+	case "host-whitelist":
+		for host := range strings.SplitSeq(v.text, ",") {
+			if host = strings.TrimSpace(host); host != "" {
+				t.put(v, []string{"http_config", "allowed_hosts"}, host)
+			}
+		}
 	case "trusted-ca-file", "ca-file": // either turns verification on
 		t.put(v, []string{"tls", "https", "ca_file"}, v.text)
 		t.put(v, []string{"tls", "https", "verify_incoming"}, true)

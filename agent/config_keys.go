@@ -32,9 +32,9 @@ var ignored = map[string]string{
 	"peering": noMesh, "ports.expose_max_port": noMesh, "ports.expose_min_port": noMesh, "ports.grpc": noMesh,
 	"ports.grpc_tls": noMesh, "ports.sidecar_max_port": noMesh, "ports.sidecar_min_port": noMesh,
 	"primary_datacenter": noWAN, "primary_gateways": noMesh, "primary_gateways_interval": noMesh, "protocol": noNeed,
-	"raft_logstore": noNeed, "raft_protocol": noNeed, "read_replica": notYet, "reconnect_timeout_wan": noWAN,
+	"raft_logstore": noNeed, "raft_protocol": noNeed, "reconnect_timeout_wan": noWAN,
 	"retry_interval_wan": noWAN, "retry_join_wan": noWAN, "retry_max_wan": noWAN, "rpc": noNeed, "segment": notYet, "segments": notYet,
-	"serf_lan": noNeed, "serf_lan_allowed_cidrs": notYet, "serf_wan": noWAN, "serf_wan_allowed_cidrs": noWAN,
+	"serf_wan": noWAN, "serf_wan_allowed_cidrs": noWAN,
 	"server_rejoin_age_max": noNeed, "services.connect": noMesh, "services.proxy": noMesh,
 	"start_join_wan": noWAN, "syslog_facility": noLogFile,
 	"telemetry.circonus_api_token": noTelemetry, "telemetry.disable_compat_1.9": noTelemetry, "telemetry.disable_per_tenancy_usage_metrics": noTelemetry,
@@ -42,16 +42,16 @@ var ignored = map[string]string{
 	"telemetry.retry_failed_connection": noTelemetry, "telemetry.statsd_address": noTelemetry, "telemetry.statsite_address": noTelemetry,
 	"tls.grpc": noMesh, "tls_prefer_server_cipher_suites": "accepted and unused: the better of the suites that both sides have is chosen",
 	"translate_wan_addrs": noWAN, "ui": noUI, "ui_config": noUI, "ui_content_path": noUI, "ui_dir": noUI,
-	"unix_sockets": notYet, "use_streaming_backend": noNeed, "version": noNeed, "xds": noMesh,
+	"unix_sockets": "accepted and unused: who may use a socket is settled by the directory it is in", "use_streaming_backend": noNeed, "version": noNeed, "xds": noMesh,
 }
 
 // idle are the keys that are read and checked like any other, because their values must make sense when they begin
 // to matter, but that change nothing yet. Each use is a Warning with the text.
 var idle = map[string]string{
-	"disable_keyring_file":            notYet,
 	"limits.https_handshake_timeout":  "accepted and unused: the limit of a request's header covers the handshake",
 	"limits.rpc_client_timeout":       noNeed,
 	"limits.rpc_max_conns_per_client": notYet,
+	"ports.serf_wan":                  noWAN,
 }
 
 // ignoredKey looks a key path up in ignored; indexes of list elements do not count.
@@ -76,6 +76,12 @@ func ignoredKey(path string) (text string, ok bool) {
 // refusedKeys would change what is safe if they were quietly ignored: the function gives the error, or "" when the
 // value asks for nothing that is missing.
 var refusedKeys = map[string]func(raw any) string{
+	"read_replica": func(raw any) string {
+		if on, _ := asBool(raw); on {
+			return "a server without a vote is not available: every server votes once it has caught up. Use a proxy, or leave it out"
+		}
+		return ""
+	},
 	"acl_default_policy": func(raw any) string {
 		if raw == "deny" {
 			return "access control is switched on in the acl block: acl { default_policy = \"deny\" }"
@@ -108,6 +114,6 @@ var ignoredFlags = map[string]bool{
 	"grpc-port": false, "grpc-tls-port": false, "join-wan": false, "log-file": false, "log-rotate-bytes": false,
 	"log-rotate-duration": false, "log-rotate-max-files": false, "primary-gateway": false, "protocol": false,
 	"raft-protocol": false, "retry-interval-wan": false, "retry-join-wan": false, "retry-max-wan": false,
-	"serf-lan-allowed-cidrs": false, "serf-lan-bind": false, "serf-wan-allowed-cidrs": false, "serf-wan-bind": false,
+	"serf-wan-allowed-cidrs": false, "serf-wan-bind": false,
 	"ui-content-path": false, "ui-dir": false,
 }

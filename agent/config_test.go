@@ -358,6 +358,56 @@ func TestUnusedKeysWarn(t *testing.T) {
 	}
 }
 
+// TestUnusedKeysAreDocumented holds the list of keys and flags that do nothing against what is accepted.
+func TestUnusedKeysAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range slices.Concat(sortedKeys(ignored), sortedKeys(idle), sortedKeys(ignoredFlags)) {
+		if !strings.Contains(string(page), "`"+key+"`") && !strings.Contains(string(page), "`-"+key+"`") {
+			t.Errorf("docs/configuration.md does not name %s", key)
+		}
+	}
+}
+
+func TestIgnoredForGoodReason(t *testing.T) {
+	for text, want := range map[string]string{
+		`read_replica = true`:                                              "read_replica: a server without a vote is not available",
+		`serf_lan_allowed_cidrs = ["10.0.0.0/8", "x"]`:                     `serf_lan_allowed_cidrs[1]: expected a network such as 10.0.0.0/8, got "x"`,
+		`serf_lan_allowed_cidrs = ["10.0.0.0/8"]`:                          "expected a network with this agent's own address 127.0.0.1 in it",
+		`serf_lan = "x"`:                                                   `serf_lan: expected an IP address, got "x"`,
+		`serf_lan = "127.0.0.2" serf_lan_allowed_cidrs = ["127.0.0.0/30"]`: "",
+		`read_replica = false ports { serf_wan = -1 }`:                     "",
+	} {
+		_, warns, err := load(t, map[string]string{"a.hcl": text}, nil, "-dev", "-node=a")
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) || len(warns) != 0 {
+			t.Errorf("%s: %v, warnings %v, want %q", text, err, warns, want)
+		}
+	}
+	_, warns, err := load(t, map[string]string{"a.hcl": `ports { serf_wan = 9 } limits { rpc_max_conns_per_client = 7 }`}, nil, "-dev", "-node=a")
+	if err != nil || len(warns) != 2 {
+		t.Errorf("%v, warnings %v", err, warns)
+	}
+}
+
+func TestMayCall(t *testing.T) {
+	for host, want := range map[string]bool{
+		"muster.example": true, "MUSTER.example.:8500": true, "evil.example": false, "evil.example:8500": false, "": false,
+		"localhost:8500": true, "127.0.0.1:8500": true, "[::1]:8500": true, "[::1]": true, "10.0.0.1": true, "a.muster.example": false,
+	} {
+		if got := mayCall([]string{"Muster.Example"}, host); got != want {
+			t.Errorf("%q: %v", host, got)
+		}
+		if !mayCall(nil, host) || !mayCall([]string{"*"}, host) {
+			t.Errorf("%q is refused although everybody may", host)
+		}
+	}
+	if c, _, err := loadEtcd(t, nil, "--host-whitelist=a.example, b.example"); err != nil || !slices.Equal(c.HTTP.AllowedHosts, []string{"a.example", "b.example"}) {
+		t.Errorf("as etcd has it: %v %v", c.HTTP.AllowedHosts, err)
+	}
+}
+
 func TestTLSInherits(t *testing.T) {
 	file := os.Args[0] // any file that is there
 	c := mustLoad(t, map[string]string{"1.hcl": `

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -67,7 +68,7 @@ func (v *validator) run() {
 	v.upstreams()
 	v.definitions()
 	for _, key := range sortedKeys(idle) {
-		if v.set(key) {
+		if v.set(key) && (key != "ports.serf_wan" || v.c.Ports.SerfWAN != -1) {
 			v.warn(key, "%s", idle[key])
 		}
 	}
@@ -200,8 +201,7 @@ func (v *validator) ports() {
 		{"ports.https", "HTTPS", c.Ports.HTTPS, or(c.Addresses.HTTPS, c.ClientAddr), "tcp"},
 		{"ports.etcd", "etcd", c.Ports.Etcd, or(c.Addresses.Etcd, c.ClientAddr), "tcp"},
 		{"ports.server", "server", c.Ports.Server, c.BindAddr, "tcp"},
-		{"ports.serf_lan", "LAN gossip", c.Ports.SerfLAN, c.BindAddr, "tcp udp"},
-		{"ports.serf_wan", "WAN gossip", c.Ports.SerfWAN, c.BindAddr, "tcp udp"},
+		{"ports.serf_lan", "LAN gossip", c.Ports.SerfLAN, c.SerfLAN, "tcp udp"},
 	} {
 		if one.port == -1 {
 			continue
@@ -458,10 +458,15 @@ func (v *validator) words() {
 	if s := c.DNS.RecursorStrategy; s != "sequential" && s != "random" {
 		v.bad("dns_config.recursor_strategy", "expected sequential or random, got %q", s)
 	}
-	for i, cidr := range c.HTTP.AllowWriteHTTPFrom {
-		if _, err := netip.ParsePrefix(cidr); err != nil {
-			v.bad(fmt.Sprintf("http_config.allow_write_http_from[%d]", i), "expected a network such as 10.0.0.0/8, got %q", cidr)
+	for key, list := range map[string][]string{"http_config.allow_write_http_from": c.HTTP.AllowWriteHTTPFrom, "serf_lan_allowed_cidrs": c.SerfLANAllowed} {
+		for i, cidr := range list {
+			if _, err := netip.ParsePrefix(cidr); err != nil {
+				v.bad(fmt.Sprintf("%s[%d]", key, i), "expected a network such as 10.0.0.0/8, got %q", cidr)
+			}
 		}
+	}
+	if own, err := netip.ParseAddr(c.AdvertiseAddr); err == nil && len(c.SerfLANAllowed) > 0 && !slices.ContainsFunc(prefixes(c.SerfLANAllowed), func(p netip.Prefix) bool { return p.Contains(own) }) {
+		v.bad("serf_lan_allowed_cidrs", "expected a network with this agent's own address %s in it", own)
 	}
 	v.origins()
 	c.AdvertiseClientURLs = strings.FieldsFunc(strings.Join(c.AdvertiseClientURLs, ","), func(r rune) bool { return r == ',' || r == ' ' })

@@ -59,7 +59,7 @@ func (a *Agent) startSync() {
 func (a *Agent) node() catalog.Node {
 	return catalog.Node{
 		ID: a.id, Name: a.cfg.NodeName, Address: a.cfg.AdvertiseAddr, Datacenter: a.cfg.Datacenter,
-		TaggedAddresses: taggedAddresses(a.cfg.AdvertiseAddr), Meta: nodeMeta(a.cfg.NodeMeta), Locality: a.cfg.Locality,
+		TaggedAddresses: a.cfg.TaggedAddresses, Meta: nodeMeta(a.cfg.NodeMeta), Locality: a.cfg.Locality,
 	}
 }
 

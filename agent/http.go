@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,11 +20,7 @@ import (
 // startHTTP opens the client listeners: 8500 and 2379 serve the same routes, so that either dialect's clients
 // find everything where they look for it.
 func (a *Agent) startHTTP() error {
-	handler, err := a.guarded(a.handler.Load())
-	if err != nil {
-		return err
-	}
-	handler = api.CORS(a.cfg.CORS, handler) // here and not in the routes: a relayed answer has the headers once
+	handler := api.CORS(a.cfg.CORS, a.guarded(a.handler.Load())) // here and not in the routes: a relayed answer has the headers once
 	open := func(list []Listener, tlsConfig *tls.Config) error {
 		for _, l := range list {
 			addr, secure := l.Address, tlsConfig
@@ -96,20 +94,18 @@ func optionsOr(allow string) http.Handler {
 
 // guarded puts what http_config demands around the routes: blocked endpoints, networks that may write, headers
 // on every answer. Without any of them the routes are served as they are.
-func (a *Agent) guarded(next http.Handler) (http.Handler, error) {
+func (a *Agent) guarded(next http.Handler) http.Handler {
 	c := a.cfg.HTTP
-	if len(c.BlockEndpoints) == 0 && len(c.AllowWriteHTTPFrom) == 0 && len(c.ResponseHeaders) == 0 {
-		return next, nil
+	if len(c.BlockEndpoints) == 0 && len(c.AllowWriteHTTPFrom) == 0 && len(c.ResponseHeaders) == 0 && len(c.AllowedHosts) == 0 {
+		return next
 	}
-	var writers []netip.Prefix
-	for _, text := range c.AllowWriteHTTPFrom {
-		p, err := netip.ParsePrefix(text)
-		if err != nil {
-			return nil, fmt.Errorf("http_config.allow_write_http_from %q: want a network such as 10.0.0.0/8: %w", text, err)
-		}
-		writers = append(writers, p)
-	}
+	writers := prefixes(c.AllowWriteHTTPFrom)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS == nil && fromNetwork(r) && !mayCall(c.AllowedHosts, r.Host) {
+			a.metrics.IncrCounter([]string{"http", "refused", "host"}, 1)
+			http.Error(w, "Host is not allowed by agent configuration (http_config.allowed_hosts)", http.StatusMisdirectedRequest)
+			return
+		}
 		for k, v := range c.ResponseHeaders {
 			w.Header().Set(k, v)
 		}
@@ -126,7 +122,41 @@ func (a *Agent) guarded(next http.Handler) (http.Handler, error) {
 			return
 		}
 		next.ServeHTTP(w, r)
-	}), nil
+	})
+}
+
+// fromNetwork is false for a unix socket, which no web page reaches.
+func fromNetwork(r *http.Request) bool {
+	_, err := netip.ParseAddrPort(r.RemoteAddr)
+	return err == nil
+}
+
+// mayCall says whether clients may call this agent by the name in a Host header. A web page whose name was made to lead here (DNS
+// rebinding) comes with its own; addresses and localhost cannot be made to.
+func mayCall(allowed []string, host string) bool {
+	if len(allowed) == 0 || slices.Contains(allowed, "*") {
+		return true
+	}
+	name := host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	}
+	name = strings.TrimSuffix(strings.ToLower(name), ".")
+	if _, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil || name == "localhost" {
+		return true
+	}
+	return slices.ContainsFunc(allowed, func(a string) bool { return strings.ToLower(a) == name })
+}
+
+// prefixes are networks in the form that the configuration was checked for; others are left out.
+func prefixes(list []string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, text := range list {
+		if p, err := netip.ParsePrefix(text); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // mayWrite says whether a client at remote (host:port) is in one of the networks; no networks means everybody.

@@ -219,6 +219,9 @@ func (a *Agent) registerMember(ctx context.Context, m membership.Member) error {
 		node := catalog.Node{Name: m.Name, Address: m.Addr, ID: m.ID(), Datacenter: a.cfg.Datacenter, TaggedAddresses: taggedAddresses(m.Addr), Meta: nodeMeta(nil)}
 		if ok {
 			node.Meta, node.Locality = n.Meta, n.Locality
+			if n.Address == m.Addr {
+				node.TaggedAddresses = n.TaggedAddresses
+			}
 		}
 		r := catalog.Registration{Node: node}
 		if isServer(m) {
@@ -240,7 +243,7 @@ func (a *Agent) hasServerService(s *kv.Snap, m membership.Member) bool {
 	return ok && svc.Port == serverPort(m)
 }
 
-// taggedAddresses are the addresses of a node by purpose; until datacenters are joined, wan equals lan.
+// taggedAddresses are the addresses of a node by purpose, until its own agent tells which it was given.
 func taggedAddresses(addr string) map[string]string {
 	family := "ipv4"
 	if ip := net.ParseIP(addr); ip != nil && ip.To4() == nil {

@@ -51,8 +51,8 @@ func (a *Agent) openGossip() error {
 		dir = filepath.Join(a.cfg.DataDir, "serf")
 	}
 	pool, err := membership.Open(membership.Config{
-		Name: a.cfg.NodeName, Bind: a.cfg.BindAddr, Port: a.cfg.Ports.SerfLAN, Advertise: a.cfg.AdvertiseAddr, AdvertisePort: a.cfg.Ports.SerfLAN,
-		Tags: tags, Dir: dir, EncryptKey: a.cfg.Encrypt, AcceptPlain: !a.cfg.EncryptVerifyIncoming, SendPlain: !a.cfg.EncryptVerifyOutgoing, Dev: a.cfg.DevMode, Tuning: a.tuning(), RejoinAfterLeave: a.cfg.RejoinAfterLeave, NoCoordinates: a.cfg.DisableCoordinates,
+		Name: a.cfg.NodeName, Bind: a.cfg.SerfLAN, Port: a.cfg.Ports.SerfLAN, Advertise: a.cfg.AdvertiseAddr, AdvertisePort: a.cfg.Ports.SerfLAN,
+		Tags: tags, Dir: dir, EncryptKey: a.cfg.Encrypt, NoKeyringFile: a.cfg.DisableKeyringFile, Allowed: prefixes(a.cfg.SerfLANAllowed), AcceptPlain: !a.cfg.EncryptVerifyIncoming, SendPlain: !a.cfg.EncryptVerifyOutgoing, Dev: a.cfg.DevMode, Tuning: a.tuning(), RejoinAfterLeave: a.cfg.RejoinAfterLeave, NoCoordinates: a.cfg.DisableCoordinates,
 		ReconnectTimeout: a.cfg.ReconnectTimeout, Logger: a.log.Named("gossip"), Metrics: a.metrics,
 	})
 	if err != nil {

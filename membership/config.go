@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,6 +39,9 @@ type Config struct {
 	// AcceptPlain takes gossip that is not encrypted although there is a key, SendPlain does not encrypt: for the time in
 	// which a cluster begins with encryption.
 	AcceptPlain, SendPlain bool
+
+	NoKeyringFile bool           // keep the keys in memory only, and start with EncryptKey
+	Allowed       []netip.Prefix // networks whose addresses are taken as members; none = all. What they may read is up to EncryptKey
 
 	Dev    bool   // timing for one machine: failures are seen within about a second
 	Tuning Tuning // overrides single values of the timing
@@ -179,13 +183,19 @@ func (c *Config) serfConfig() (*serf.Config, error) {
 	s.EnableNameConflictResolution = false
 	if c.Dir != "" {
 		s.SnapshotPath = filepath.Join(c.Dir, "local.snapshot")
-		s.KeyringFile = c.keyringPath()
+		if !c.NoKeyringFile {
+			s.KeyringFile = c.keyringPath()
+		}
 	}
 	std := c.Logger.StandardLogger(&hclog.StandardLoggerOptions{InferLevels: true})
 	s.Logger, s.LogOutput = std, nil
 
 	m := s.MemberlistConfig
 	m.Logger, m.LogOutput = std, nil
+	for _, p := range c.Allowed {
+		p = p.Masked()
+		m.CIDRsAllowed = append(m.CIDRsAllowed, net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())})
+	}
 	m.BindAddr, m.BindPort = c.Bind, c.Port
 	m.AdvertiseAddr, m.AdvertisePort = c.Advertise, c.AdvertisePort
 	// A name is free again as soon as its holder has left or failed, from whatever address it is claimed.

@@ -44,7 +44,8 @@ func (c *Config) keyring() (*memberlist.Keyring, error) {
 			return nil, fmt.Errorf("membership: encrypt key: %w", err)
 		}
 	}
-	if c.Dir != "" {
+	inFile := c.Dir != "" && !c.NoKeyringFile
+	if inFile {
 		keys, err := loadKeyring(c.keyringPath())
 		if err != nil {
 			return nil, err
@@ -63,7 +64,7 @@ func (c *Config) keyring() (*memberlist.Keyring, error) {
 	if given == nil {
 		return nil, nil
 	}
-	if c.Dir != "" {
+	if inFile {
 		if err := saveKeyring(c.keyringPath(), given); err != nil {
 			return nil, fmt.Errorf("membership: keyring: %w", err)
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -377,6 +378,43 @@ func TestRetryJoin(t *testing.T) {
 }
 
 var key1, key2 = base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{1}, 32)), base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{2}, 16))
+
+func TestAllowedNetworks(t *testing.T) {
+	t.Parallel()
+	within := config("a", "127.0.9.65")
+	within.Allowed = []netip.Prefix{netip.MustParsePrefix("127.0.9.66/30")} // 64 to 67
+	a := open(t, within)
+	open(t, config("b", "127.0.9.66")).join(t, a)
+	a.sees(t, "b", membership.StatusAlive)
+	stranger := open(t, config("stranger", "127.0.9.70"))
+	if _, err := stranger.Join(t.Context(), []string{a.Local().GossipAddr()}); err != nil {
+		t.Logf("it is told: %v", err) // it may believe that it has joined; nobody else does
+	}
+	if got := a.status("stranger"); got != membership.StatusNone {
+		t.Errorf("it is known as %v", got)
+	}
+}
+
+func TestKeysInMemoryOnly(t *testing.T) {
+	t.Parallel()
+	c := config("a", "127.0.9.80")
+	c.EncryptKey, c.Dir, c.NoKeyringFile = key1, t.TempDir(), true
+	a := open(t, c)
+	if _, err := a.InstallKey(key2); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.UseKey(key2); err != nil {
+		t.Fatal(err)
+	}
+	if files, err := filepath.Glob(filepath.Join(c.Dir, "*keyring*")); err != nil || len(files) > 0 {
+		t.Errorf("on disk: %v %v", files, err)
+	}
+	_ = a.Shutdown()
+	b := config("b", "127.0.9.81")
+	b.EncryptKey = key1
+	other := open(t, b)
+	open(t, c).join(t, other) // with the first key again
+}
 
 func TestEncryption(t *testing.T) {
 	t.Parallel()
