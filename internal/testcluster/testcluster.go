@@ -17,6 +17,7 @@ package testcluster
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -367,4 +368,20 @@ func Eventually(t testing.TB, what string, ok func() bool) {
 		}
 		<-tick.C
 	}
+}
+
+// Main runs the tests of a package that do nothing but wait for clusters: four at once, whatever the number of processors, unless the
+// flag -parallel says otherwise.
+//
+//	func TestMain(m *testing.M) { os.Exit(testcluster.Main(m)) }
+func Main(m *testing.M) int {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if f := flag.Lookup("test.parallel"); f != nil && !given {
+		if err := f.Value.Set("4"); err != nil {
+			panic(err)
+		}
+	}
+	return m.Run()
 }
