@@ -28,7 +28,7 @@ func firstReport(t *testing.T, spec health.Spec) report {
 			t.Errorf("state %+v differs from the report %+v", s, rep)
 		}
 		return rep
-	case <-time.After(15 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("no report")
 		return report{}
 	}

@@ -17,7 +17,7 @@ func put(path, value string) kv.Txn {
 }
 
 func soon(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -179,7 +179,7 @@ func TestStopCloseRestore(t *testing.T) {
 			if !errors.Is(err, want) {
 				t.Errorf("%s: %v, want %v", how, err, want)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("%s did not end the watcher", how)
 		}
 		if _, err := w.Next(context.Background()); !errors.Is(err, want) {

@@ -21,7 +21,7 @@ import (
 	"github.com/musterhq/muster/membership"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // agent is a pool with all events it has given so far.
 type agent struct {

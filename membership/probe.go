@@ -146,5 +146,10 @@ func (p *Pool) Ping(m Member) (time.Duration, error) {
 	if ip == nil {
 		return 0, fmt.Errorf("membership: address %q of %s is none", m.Addr, m.Name)
 	}
-	return p.serf.Memberlist().Ping(m.Name, &net.UDPAddr{IP: ip, Port: int(m.Port)})
+	begin := time.Now()
+	trip, err := p.serf.Memberlist().Ping(m.Name, &net.UDPAddr{IP: ip, Port: int(m.Port)})
+	if err == nil && trip <= 0 {
+		trip = time.Since(begin) // its clock starts after the packet has left, on a busy machine after the answer has come
+	}
+	return trip, err
 }

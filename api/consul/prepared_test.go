@@ -105,7 +105,7 @@ func TestCoordinates(t *testing.T) {
 			}
 		}
 	}
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		list, _, err := c.Coordinate().Node("ext", nil)
 		if err == nil && len(list) == 1 && list[0].Coord.Vec[0] == 0.25 {

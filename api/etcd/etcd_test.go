@@ -44,7 +44,7 @@ var plain = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) err
 // call sends a request; form is the body of a PUT or POST, header pairs follow.
 func call(t *testing.T, method, url, form string, header ...string) answer {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var body io.Reader
 	if form != "" {
@@ -445,7 +445,7 @@ type poll struct {
 
 func watch(t *testing.T, url string) *poll {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	r, err := http.NewRequestWithContext(ctx, "GET", url, nil)
 	if err != nil {
@@ -491,7 +491,7 @@ func TestWatchEnds(t *testing.T) {
 	u := serve(t, m, nil)
 	watchers := func(n int) {
 		t.Helper()
-		deadline := time.Now().Add(5 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for !strings.Contains(call(t, "GET", u+"/v2/stats/store", "").body, fmt.Sprintf(`"watchers":%d}`, n)) {
 			if time.Now().After(deadline) {
 				t.Fatalf("there are not %d watchers", n)

@@ -4,6 +4,9 @@
 //
 //	cd test/conformance/consulapi && go test -count=1 .
 //
+// The client's tests read once what comes a moment later, and wait for fixed times. So one that fails beside others is run
+// again, alone, when the rest is through, and the harness says so; when more than a few need it, that is a failure.
+//
 // The list of what must pass, and of what is left out and why, is tests.txt; a test that is in neither part of the
 // list fails, so that a new version of the client is looked at whole.
 package consulapi
@@ -11,10 +14,12 @@ package consulapi
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,8 +27,9 @@ import (
 )
 
 const (
-	client  = "github.com/hashicorp/consul/api"
-	oneTest = 2 * time.Minute // limit of a single test of the client
+	client    = "github.com/hashicorp/consul/api"
+	oneTest   = 2 * time.Minute // limit of a single test of the client
+	mostAgain = 4               // tests that may need a second run, alone
 )
 
 // list reads tests.txt: a name per line; "name: reason" is left out.
@@ -83,6 +89,7 @@ func TestOfficialClient(t *testing.T) {
 
 	listed := list(t)
 	known := map[string]bool{}
+	var names []string
 	for name := range strings.FieldsSeq(must(t, home, suite, "-test.list", ".")) {
 		if !strings.HasPrefix(name, "Test") {
 			continue
@@ -93,10 +100,7 @@ func TestOfficialClient(t *testing.T) {
 		case !ok:
 			t.Errorf("%s is not in tests.txt", name)
 		case reason == "":
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				one(t, bin, home, suite, name)
-			})
+			names = append(names, name)
 		}
 	}
 	for name := range listed {
@@ -104,26 +108,54 @@ func TestOfficialClient(t *testing.T) {
 			t.Errorf("%s is in tests.txt and no test of the client", name)
 		}
 	}
+
+	var mu sync.Mutex
+	var again []string
+	t.Run("beside others", func(t *testing.T) {
+		for _, name := range names {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				if out, err := one(t, bin, home, suite, name); err != nil {
+					t.Logf("FAILED, to be run again alone: %v\n%s", err, out)
+					mu.Lock()
+					defer mu.Unlock()
+					again = append(again, name)
+				}
+			})
+		}
+	})
+	if len(again) > mostAgain {
+		t.Fatalf("%d tests failed, which is no accident: %s; -v shows what they said", len(again), strings.Join(again, ", "))
+	}
+	for _, name := range again {
+		t.Run("alone/"+name, func(t *testing.T) {
+			if out, err := one(t, bin, home, suite, name); err != nil {
+				t.Fatalf("failed twice: %v\n%s", err, out)
+			}
+			t.Logf("%s failed beside others and passed alone", name)
+		})
+	}
 }
 
-// one runs one test in a process of its own: a panic in one must not hide the others.
-func one(t *testing.T, bin, home, suite, name string) {
+// one runs one test in a process of its own, since a panic in one must not hide the others, and gives what it wrote.
+func one(t *testing.T, bin, home, suite, name string) (string, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), oneTest)
 	defer cancel()
 	// The client's tests make sockets there, whose paths may have some hundred bytes: t.TempDir has the long names of tests in it.
 	tmp, err := os.MkdirTemp("", "c")
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	defer os.RemoveAll(tmp)
 	env := []string{"PATH=" + bin + string(os.PathListSeparator) + os.Getenv("PATH"), "TMPDIR=" + tmp}
 	out, err := run(ctx, home, env, suite, "-test.run", "^"+name+"$", "-test.v", "-test.count=1")
 	switch {
 	case err != nil:
-		t.Errorf("%v\n%s", err, out)
+		return out, err
 	case strings.Contains(out, "--- SKIP: "+name+" "):
-		t.Errorf("skips itself: leave it out with the reason\n%s", out)
+		return out, errors.New("it skips itself: leave it out with the reason")
 	case !strings.Contains(out, "--- PASS: "+name+" "):
-		t.Errorf("did not run\n%s", out)
+		return out, errors.New("it did not run")
 	}
+	return out, nil
 }

@@ -28,7 +28,7 @@ import (
 
 const (
 	host  = "127.91.0.1"
-	limit = 30 * time.Second
+	limit = 2 * time.Minute
 )
 
 // put makes one request that has to succeed.
@@ -123,7 +123,7 @@ func (f *follow) until(t *testing.T, want string) {
 
 func TestDiscovery(t *testing.T) {
 	agent(t)
-	put(t, "/v1/agent/service/register", `{"Name":"web","ID":"web1","Port":80,"Tags":["metrics","v1"],"Meta":{"zone":"a"},"Check":{"TTL":"60s","Status":"passing"}}`)
+	put(t, "/v1/agent/service/register", `{"Name":"web","ID":"web1","Port":80,"Tags":["metrics","v1"],"Meta":{"zone":"a"},"Check":{"TTL":"10m","Status":"passing"}}`)
 	put(t, "/v1/agent/service/register", `{"Name":"other","Port":1}`)
 
 	conf := consul.DefaultSDConfig
