@@ -45,6 +45,8 @@ type Options struct {
 	Reload func() (Config, []Warning, error)
 	// Dial replaces the TCP dial to servers (tests cut the network here); nil is the usual one.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Authorizer is asked by every route of the flat dialect and of this package; nil allows everything.
+	Authorizer consul.Authorizer
 }
 
 // Agent is one running agent. Its methods are safe for concurrent use.

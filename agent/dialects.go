@@ -89,7 +89,7 @@ func (a *Agent) openDialects() error {
 		KVMaxValue: int64(a.cfg.Limits.KVMaxValueSize), TxnMaxBody: int64(a.cfg.Limits.TxnMaxReqLen), TxnMaxOps: a.cfg.Limits.TxnMaxOps,
 		QueryTime: a.cfg.DefaultQueryTime, MaxQueryTime: a.cfg.MaxQueryTime,
 		SessionTTL: [2]time.Duration{a.cfg.SessionTTLMin, 24 * time.Hour}, Peers: a.peers, Operator: operator{a}, Keyring: operator{a}, Connect: a.cfg.Connect.Enabled, Restore: a.restoreSnapshot, DiscoveryMaxStale: a.cfg.DiscoveryMaxStale, Coordinate: a.coordinates(),
-		Guard: a.guard, GuardControl: guardControl{a}, Upstreams: func() any { return a.upstreams.State() }, Doctor: a.examine,
+		Authorizer: a.opts.Authorizer, Guard: a.guard, GuardControl: guardControl{a}, Upstreams: func() any { return a.upstreams.State() }, Doctor: a.examine,
 		TrustDomain: a.cfg.Connect.CAConfig.ClusterID,
 	})
 	var err error

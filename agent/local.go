@@ -24,7 +24,7 @@ func (a *Agent) newAgentAPI() *consul.AgentAPI {
 		Datacenter: a.cfg.Datacenter, Registry: a.registry, Members: l, Control: l, Info: l, Events: a.events,
 		Version: consul.AgentVersion{SHA: version.Revision(), HumanVersion: version.Version},
 		Metrics: func(w http.ResponseWriter, r *http.Request) (any, error) { return a.memory.DisplayMetrics(w, r) },
-		Logs:    a.log, QueryTime: a.cfg.DefaultQueryTime, MaxQueryTime: a.cfg.MaxQueryTime,
+		Logs:    a.log, Authorizer: a.opts.Authorizer, QueryTime: a.cfg.DefaultQueryTime, MaxQueryTime: a.cfg.MaxQueryTime,
 	}
 	if a.cfg.Telemetry.PrometheusRetention > 0 {
 		c.Prometheus = a.prom

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/api"
+	"github.com/musterhq/muster/api/consul"
 	"github.com/musterhq/muster/catalog"
 	"github.com/musterhq/muster/kv"
 	"github.com/musterhq/muster/membership"
@@ -81,6 +82,18 @@ func whyTarget(path, prefix string) (kind, name string, err error) {
 	return kind, name, nil
 }
 
+// mayAskWhy asks for the right to read what is explained: a check belongs to a node and perhaps to a service.
+func (a *Agent) mayAskWhy(r *http.Request, kind, name string) error {
+	for _, resource := range []string{"service", "node"} {
+		if kind == resource || kind == "any" || kind == "check" && resource == "node" {
+			if err := consul.Allow(a.opts.Authorizer, r, consul.Access{Resource: resource, Name: name}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 func writeWhy(w http.ResponseWriter, y *Why) {
 	b, err := json.Marshal(y)
 	if err != nil {
@@ -95,6 +108,10 @@ func (a *Agent) serveWhy(w http.ResponseWriter, r *http.Request) {
 	kind, name, err := whyTarget(r.URL.Path, whyPath)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if err := a.mayAskWhy(r, kind, name); err != nil {
+		http.Error(w, err.Error(), http.StatusForbidden)
 		return
 	}
 	snap, _, err := a.store.Read(r.Context(), api.Default)
@@ -112,9 +129,17 @@ func (a *Agent) serveAskWhy(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	y, err := a.askWhy(r.Context(), kind, name)
+	if err := a.mayAskWhy(r, kind, name); err != nil {
+		http.Error(w, err.Error(), http.StatusForbidden)
+		return
+	}
+	y, err := a.askWhy(r.Context(), kind, name, consul.Token(r))
 	if err != nil {
-		http.Error(w, "asking the leader: "+err.Error(), http.StatusInternalServerError)
+		status := http.StatusInternalServerError
+		if errors.Is(err, errRefused) {
+			status = http.StatusForbidden
+		}
+		http.Error(w, "asking the leader: "+err.Error(), status)
 		return
 	}
 	y.Agent = a.cfg.NodeName
@@ -132,10 +157,16 @@ func (a *Agent) serveAskWhy(w http.ResponseWriter, r *http.Request) {
 	writeWhy(w, y)
 }
 
-func (a *Agent) askWhy(ctx context.Context, kind, name string) (*Why, error) {
+// errRefused: the leader does not let the token of the request do this.
+var errRefused = errors.New("refused")
+
+func (a *Agent) askWhy(ctx context.Context, kind, name, token string) (*Why, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, whyPath+kind+"/"+url.PathEscape(name), http.NoBody)
 	if err != nil {
 		return nil, err
+	}
+	if token != "" {
+		req.Header.Set("X-Consul-Token", token)
 	}
 	resp, err := a.call(req)
 	if err != nil {
@@ -146,8 +177,12 @@ func (a *Agent) askWhy(ctx context.Context, kind, name string) (*Why, error) {
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, errors.New(strings.TrimSpace(string(body)))
+	switch text := strings.TrimSpace(string(body)); resp.StatusCode {
+	case http.StatusOK:
+	case http.StatusForbidden:
+		return nil, fmt.Errorf("%w: %s", errRefused, text)
+	default:
+		return nil, errors.New(text)
 	}
 	y := new(Why)
 	return y, json.Unmarshal(body, y)

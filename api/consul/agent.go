@@ -216,11 +216,5 @@ func done(w http.ResponseWriter, err error) error {
 var errNotHere = refuse(http.StatusNotImplemented, "this agent was built without this part")
 
 func (a *AgentAPI) allow(r *http.Request, resource, name string, write bool) error {
-	if a.cfg.Authorizer == nil {
-		return nil
-	}
-	if err := a.cfg.Authorizer.Authorize(Token(r), Access{Resource: resource, Name: name, Write: write}); err != nil {
-		return refuse(http.StatusForbidden, "%s", err.Error())
-	}
-	return nil
+	return Allow(a.cfg.Authorizer, r, Access{resource, name, write})
 }

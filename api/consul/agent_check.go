@@ -48,7 +48,7 @@ func (a *AgentAPI) allowCheckID(r *http.Request, id string) error {
 			return a.allowCheck(r, c.ServiceID)
 		}
 	}
-	return nil // the registry answers that it is unknown
+	return a.allowCheck(r, "") // who may not change checks is not told that there is none
 }
 
 // beat is PUT /v1/agent/check/{pass,warn,fail}/:id, the most frequent request an agent gets: it allocates nothing

@@ -38,15 +38,20 @@ func Token(r *http.Request) string {
 	return ""
 }
 
-// allow asks the Authorizer about one access; the error is ready for the client.
-func (a *API) allow(r *http.Request, resource, name string, write bool) error {
-	if a.cfg.Authorizer == nil {
+// Allow asks z, unless it is nil, whether the token of a request may do something; the error is ready for the client,
+// with status 403.
+func Allow(z Authorizer, r *http.Request, a Access) error {
+	if z == nil {
 		return nil
 	}
-	if err := a.cfg.Authorizer.Authorize(Token(r), Access{resource, name, write}); err != nil {
+	if err := z.Authorize(Token(r), a); err != nil {
 		return refuse(http.StatusForbidden, "%s", err.Error())
 	}
 	return nil
+}
+
+func (a *API) allow(r *http.Request, resource, name string, write bool) error {
+	return Allow(a.cfg.Authorizer, r, Access{resource, name, write})
 }
 
 // visible returns the test by which lists drop what the request may not read; nil = everything is visible.

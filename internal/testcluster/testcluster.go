@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/agent"
+	"github.com/musterhq/muster/api/consul"
 )
 
 // Patience is how long the verbs wait for what they promise.
@@ -50,6 +51,8 @@ type Host struct {
 	Name, IP  string
 	DataDir   string
 	ExtraArgs []string // flags added at each Start
+	// Authorizer of the agent; set before Start.
+	Authorizer consul.Authorizer
 
 	args    []string
 	network *network
@@ -160,7 +163,7 @@ func (h *Host) Start(t testing.TB) {
 	if err != nil {
 		t.Fatalf("%s: %v", h.Name, err)
 	}
-	a, err := agent.Start(context.Background(), cfg, agent.Options{Log: h.log, Reload: h.load, Dial: h.network.dialer(h.IP)})
+	a, err := agent.Start(context.Background(), cfg, agent.Options{Log: h.log, Reload: h.load, Dial: h.network.dialer(h.IP), Authorizer: h.Authorizer})
 	if err != nil {
 		t.Fatalf("%s: %v", h.Name, err)
 	}
