@@ -127,6 +127,9 @@ func (a *Agent) fetch(ctx context.Context, path string, q url.Values) (dnsserver
 		return dnsserver.Fetched{}, fmt.Errorf("GET %s?%s cannot be shared", path, req.URL.RawQuery)
 	}
 	ans, since, err := a.views.Fetch(req, proxy.Any, a.asQuestion(shared))
+	if err == nil && shared.Index == 0 && since.IsZero() {
+		a.contact.note(ans.Header) // of one that is shared or kept it may be long out of date
+	}
 	switch {
 	case err != nil:
 		return dnsserver.Fetched{}, err

@@ -52,11 +52,15 @@ const (
 	idleMissing  = 30 * time.Second // Idle of names that do not exist
 	reverseFresh = 10 * time.Second // how long an answer to a reverse question is good
 	evictSample  = 32
+	// sameUse is how long an answer is good to a name that is not followed, because it was not in use before: the
+	// questions of one connection, about both families of addresses, come together. Who asks later uses the name.
+	sameUse = 10 * time.Millisecond
 )
 
-// FollowSource answers on an agent that holds no data. Each name in use is followed by a blocking query, so that a
-// question about it never waits for the network. When the cluster cannot be reached, what was known last is
-// answered, marked stale, without limit of time but that of SetMaxStale.
+// FollowSource answers on an agent that holds no data. Each name in use, that is from the second time on that it is asked
+// for, or from the first if it does not exist, is followed by a blocking query, so that a question about it never waits for
+// the network. When the cluster cannot be reached, what was known last is answered, marked stale, without limit of time but
+// that of SetMaxStale.
 type FollowSource struct {
 	cfg    FollowConfig
 	log    hclog.Logger
@@ -120,6 +124,7 @@ type item struct {
 	mu    sync.Mutex
 	stop  context.CancelFunc // of the present run, nil when there is none
 	first chan struct{}      // closed by the first result of the present run
+	asked time.Time          // when the last run ended that did not follow
 
 	doubted time.Time // since when answers are older than what is known; of the loop alone
 }
@@ -177,8 +182,10 @@ func newItem(key string) *item {
 }
 
 // fresh is how long the answer to a question that is not followed is good.
-func (v *value) fresh() time.Duration {
+func (it *item) fresh(v *value) time.Duration {
 	switch {
+	case it.follow:
+		return sameUse
 	case v.query != nil && v.query.TTL != nil:
 		return max(time.Second, *v.query.TTL)
 	case v.owner == (Owner{}):
@@ -194,6 +201,22 @@ func (f *FollowSource) Service(ctx context.Context, name string) (*Answer, error
 		return nil, err
 	}
 	return v.answer, nil
+}
+
+// Peek implements Source.
+func (f *FollowSource) Peek(name string) *Answer {
+	f.mu.RLock()
+	it := f.items[followService+name]
+	f.mu.RUnlock()
+	if it == nil || !it.live.Load() {
+		return nil
+	}
+	it.used.Store(time.Now().UnixNano())
+	v, err := f.known(it)
+	if err != nil {
+		return nil
+	}
+	return v.answer
 }
 
 // Node implements Source.
@@ -368,16 +391,17 @@ func (f *FollowSource) run(it *item) <-chan struct{} {
 	var ctx context.Context
 	ctx, it.stop = context.WithCancel(f.ctx)
 	it.first = make(chan struct{})
+	follow := it.follow && (time.Since(it.asked) < f.patience(it) || strings.HasPrefix(it.key, followDirectory))
 	f.following.Add(1)
 	f.runs.Go(func() {
 		defer f.following.Add(-1)
-		f.loop(ctx, it)
+		f.loop(ctx, it, follow)
 	})
 	return it.first
 }
 
-// loop follows it until nobody asks any more.
-func (f *FollowSource) loop(ctx context.Context, it *item) {
+// loop follows it until nobody asks any more, or asks about it once.
+func (f *FollowSource) loop(ctx context.Context, it *item, follow bool) {
 	seen := false
 	result := func() {
 		it.live.Store(true)
@@ -390,6 +414,9 @@ func (f *FollowSource) loop(ctx context.Context, it *item) {
 		it.mu.Lock()
 		defer it.mu.Unlock()
 		it.live.Store(false)
+		if it.asked = time.Now(); follow {
+			it.asked = time.Time{}
+		}
 		if !seen {
 			close(it.first)
 		}
@@ -435,8 +462,8 @@ func (f *FollowSource) loop(ctx context.Context, it *item) {
 			it.now.Store(f.judge(it, v))
 		}
 		result()
-		if !it.follow {
-			pause(ctx, v.fresh())
+		if follow = follow || it.follow && v.missing; !follow { // made-up names come again and again, and are soon given up
+			pause(ctx, it.fresh(v))
 			return
 		}
 		if got == index && time.Since(began) < time.Second || got == 0 {
@@ -482,13 +509,17 @@ func (f *FollowSource) fetch(ctx context.Context, it *item, index uint64) (*valu
 	return &v, got, nil
 }
 
+// patience is how long after a question the next one belongs to the same use of a name.
+func (f *FollowSource) patience(it *item) time.Duration {
+	if v := it.now.Load(); v == nil || v.missing {
+		return min(f.cfg.Idle, idleMissing)
+	}
+	return f.cfg.Idle
+}
+
 // idle says whether nobody has asked for long enough.
 func (f *FollowSource) idle(it *item) bool {
-	limit := f.cfg.Idle
-	if v := it.now.Load(); v == nil || v.missing {
-		limit = min(limit, idleMissing)
-	}
-	return time.Since(time.Unix(0, it.used.Load())) > limit
+	return time.Since(time.Unix(0, it.used.Load())) > f.patience(it)
 }
 
 // goStale marks what is known as no longer confirmed.

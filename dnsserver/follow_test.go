@@ -157,6 +157,42 @@ func addrs(t *testing.T, f *FollowSource) string {
 	return strings.Join(out, " ")
 }
 
+// use asks for web until it is followed.
+func use(t *testing.T, f *FollowSource) {
+	t.Helper()
+	addrs(t, f)
+	time.Sleep(2 * sameUse)
+	addrs(t, f)
+	synctest.Wait()
+}
+
+// A name that is asked for once, by however many questions that belong together, costs one request and leaves nothing behind.
+func TestNameAskedForOnceIsNotFollowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		c.set(webPath, "["+instance("n1", "10.0.0.1", "passing")+"]")
+		f := newFollower(t, c, 0)
+		defer f.Close()
+		for i := range 5 {
+			for range 3 {
+				if got := addrs(t, f); got != fmt.Sprint("10.0.0.", i+1) {
+					t.Fatalf("use %d: %s", i, got)
+				}
+			}
+			time.Sleep(2 * sameUse)
+			if n := c.requests(webPath); n != i+1 || c.waiters() != 0 || f.Following() {
+				t.Fatalf("%d requests after %d uses, %d queries wait", n, i+1, c.waiters())
+			}
+			c.set(webPath, "["+instance("n1", fmt.Sprint("10.0.0.", i+2), "passing")+"]")
+			time.Sleep(10 * time.Minute)
+		}
+		use(t, f)
+		if n := c.waiters(); n != 1 || !f.Following() {
+			t.Errorf("%d queries wait for a name in use", n)
+		}
+	})
+}
+
 func TestFollowedNameNeedsNoRoundTrip(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster()
@@ -166,7 +202,7 @@ func TestFollowedNameNeedsNoRoundTrip(t *testing.T) {
 		if got := addrs(t, f); got != "10.0.0.1" {
 			t.Fatalf("first: %s", got)
 		}
-		synctest.Wait()
+		use(t, f)
 		before := c.requests(webPath)
 		one, _ := f.Service(t.Context(), "web")
 		for range 100 {
@@ -198,8 +234,7 @@ func TestUnreachableClusterLeavesLastAnswer(t *testing.T) {
 		c.set(webPath, "["+instance("n1", "10.0.0.1", "passing")+"]")
 		f := newFollower(t, c, 0)
 		defer f.Close()
-		addrs(t, f)
-		synctest.Wait()
+		use(t, f)
 		c.fail(true)
 		synctest.Wait()
 		for range 20 {
@@ -240,9 +275,11 @@ func TestIdleNamesAreNotFollowed(t *testing.T) {
 		c.set(webPath, "["+instance("n1", "10.0.0.1", "passing")+"]")
 		f := newFollower(t, c, 0)
 		defer f.Close()
-		addrs(t, f)
-		if _, err := f.Service(t.Context(), "missing"); err != nil {
-			t.Fatal(err)
+		for range 2 {
+			use(t, f)
+			if _, err := f.Service(t.Context(), "missing"); err != nil {
+				t.Fatal(err)
+			}
 		}
 		synctest.Wait()
 		if n := c.waiters(); n != 2 {
@@ -271,8 +308,7 @@ func TestInventedNamesPushOutEachOther(t *testing.T) {
 		c.set(webPath, "["+instance("n1", "10.0.0.1", "passing")+"]")
 		f := newFollower(t, c, 16)
 		defer f.Close()
-		addrs(t, f)
-		synctest.Wait()
+		use(t, f)
 		for i := range 200 {
 			if a, err := f.Service(t.Context(), fmt.Sprint("invented", i)); err != nil || len(a.Instances) != 0 {
 				t.Fatalf("%v %v", a, err)
@@ -322,8 +358,7 @@ func TestNonsenseFromTheClusterIsAFailure(t *testing.T) {
 		c.set(webPath, "["+instance("n1", "10.0.0.1", "passing")+"]")
 		f := newFollower(t, c, 0)
 		defer f.Close()
-		addrs(t, f)
-		synctest.Wait()
+		use(t, f)
 		c.set(webPath, `{"not":"a list"`)
 		synctest.Wait()
 		if got := addrs(t, f); got != "10.0.0.1 stale" {
@@ -363,6 +398,53 @@ func TestServerOverFollowSource(t *testing.T) {
 	}
 	check(3)
 	if r := ask(t, s, "udp", "other.service.consul.", dns.TypeA, 0); r.Rcode != dns.RcodeServerFailure {
+		t.Errorf("%v", r)
+	}
+}
+
+// The questions of a socket are read one after the other: one that has to ask a silent cluster, for a name that was answered before
+// and is not followed, holds up no other.
+func TestKnownNamesDoNotWaitForOthers(t *testing.T) {
+	c := newCluster()
+	c.set(webPath, "["+instance("n1", "10.0.0.1", "passing")+"]")
+	c.set("/v1/health/service/db", `[{"Node":{"Node":"n1","Address":"10.0.0.1"},"Service":{"Service":"db","Address":"10.1.1.1"},"Checks":[]}]`)
+	f, err := NewFollowSource(FollowConfig{Fetch: c.fetch, First: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	conf := contractConfig()
+	conf.LookupTimeout = time.Hour
+	s := start(t, conf, f)
+	eventually := func(what string, ok func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal(what)
+			}
+		}
+	}
+	ask(t, s, "udp", "web.service.consul.", dns.TypeA, 0)
+	eventually("web is followed after one question", func() bool { return !f.Following() })
+	eventually("db is not followed", func() bool {
+		ask(t, s, "udp", "db.service.consul.", dns.TypeA, 0)
+		return c.waiters() == 1
+	})
+	c.mu.Lock()
+	c.hang = true
+	before := c.asked[webPath]
+	c.mu.Unlock()
+
+	conn, err := dns.Dial("udp", s.Addrs()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.WriteMsg(new(dns.Msg).SetQuestion("web.service.consul.", dns.TypeA)); err != nil {
+		t.Fatal(err)
+	}
+	eventually("nobody asks for web", func() bool { return c.requests(webPath) > before })
+	if r := ask(t, s, "udp", "db.service.consul.", dns.TypeA, 0); len(r.Answer) != 1 {
 		t.Errorf("%v", r)
 	}
 }
@@ -445,8 +527,7 @@ func TestStaleEndsWithoutAChange(t *testing.T) {
 		c.set(webPath, "["+instance("n1", "10.0.0.1", "passing")+"]")
 		f := newFollower(t, c, 0)
 		defer f.Close()
-		addrs(t, f)
-		synctest.Wait()
+		use(t, f)
 		c.fail(true)
 		time.Sleep(time.Second)
 		if got := addrs(t, f); got != "10.0.0.1 stale" {
@@ -467,7 +548,7 @@ func TestKnownAnswersDoNotWaitForADeadCluster(t *testing.T) {
 		c.set(webPath, "["+instance("n1", "10.0.0.1", "passing")+"]")
 		f := newFollower(t, c, 0)
 		defer f.Close()
-		addrs(t, f)
+		use(t, f)
 		time.Sleep(10 * time.Minute) // nobody asks: web is no longer followed
 		c.mu.Lock()
 		c.hang = true // now every question would take its time
@@ -499,8 +580,7 @@ func TestMaxStale(t *testing.T) {
 		f := newFollower(t, c, 0)
 		defer f.Close()
 		f.SetMaxStale(time.Minute)
-		addrs(t, f)
-		synctest.Wait()
+		use(t, f)
 		c.fail(true)
 		time.Sleep(50 * time.Second)
 		if got := addrs(t, f); got != "10.0.0.1 stale" {

@@ -48,6 +48,7 @@ func TestFollowerHoldsUntilTheTimeIsOver(t *testing.T) {
 		c.setMany(10, 0)
 		f, g := guardedFollower(t, c)
 		defer f.Close()
+		use(t, f)
 		if n := count(t, f); n != 10 {
 			t.Fatalf("%d of 10", n)
 		}
@@ -103,6 +104,7 @@ func TestFollowerDoubtsAServerThatLostItsData(t *testing.T) {
 		c.setMany(2, 0)
 		f, _ := guardedFollower(t, c)
 		defer f.Close()
+		use(t, f)
 		if n := count(t, f); n != 2 {
 			t.Fatalf("%d of 2", n)
 		}
@@ -132,6 +134,7 @@ func TestFollowerBelievesAtAWord(t *testing.T) {
 		c.setMany(2, 0)
 		f, g := guardedFollower(t, c)
 		defer f.Close()
+		use(t, f)
 		count(t, f)
 		c.mu.Lock()
 		c.index = 3

@@ -121,8 +121,8 @@ func (h handler) fast(w dns.ResponseWriter, req *dns.Msg, opts options, st *sett
 	if set == nil || opts.subnet != nil {
 		return false
 	}
-	a, err := h.s.src.Service(h.s.ctx, set.question.name)
-	if err != nil || a != set.answer {
+	a := h.s.src.Peek(set.question.name) // the next questions of the socket wait for this one
+	if a == nil || a != set.answer {
 		return false
 	}
 	stale, tooOld := st.age()

@@ -513,6 +513,7 @@ func (b broken) Query(context.Context, string, netip.Addr) (*QueryAnswer, error)
 	return nil, b.fail()
 }
 func (b broken) Reverse(context.Context, netip.Addr) (Owner, error)   { return Owner{}, b.fail() }
+func (b broken) Peek(string) *Answer                                  { return nil }
 func (b broken) Servers(ctx context.Context) ([]*catalog.Node, error) { return nil, b.fail() }
 
 func TestSourceThatFailsIsServfail(t *testing.T) {

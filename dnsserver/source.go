@@ -19,6 +19,8 @@ type Source interface {
 	// it returns the same pointer, which is how packed answers stay valid. A service nobody knows is an Answer
 	// without instances.
 	Service(ctx context.Context, name string) (*Answer, error)
+	// Peek returns what Service would if that needs no waiting, else nil.
+	Peek(name string) *Answer
 	// Query executes a prepared query, found by its id or name, for a client; nil when there is none.
 	Query(ctx context.Context, name string, client netip.Addr) (*QueryAnswer, error)
 	// Node returns nil for a node nobody knows; stale as in Answer.

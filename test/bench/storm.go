@@ -12,6 +12,7 @@ import (
 
 const (
 	manyNames   = 10000
+	usedNames   = 4000  // fewer than a proxy follows
 	stormRate   = 50000 // questions a second
 	stormLength = 30 * time.Second
 	stormNames  = 200000
@@ -33,10 +34,10 @@ func (b *bench) names() error {
 	value := func(v *float64) []side {
 		return own(func() (sample, error) { return sample{value: *v}, nil })
 	}
-	askAll := func(p func() *process) func() error {
+	askAll := func(p func() *process, names int) func() error {
 		return func() error {
 			var all []string
-			for i := range manyNames {
+			for i := range names {
 				all = append(all, fmt.Sprintf("many%d.service.consul A", i), fmt.Sprintf("many%d.service.consul SRV", i))
 			}
 			// Once around, and slowly enough that a proxy may learn them.
@@ -59,9 +60,19 @@ func (b *bench) names() error {
 		{name: "– p99 of another client of the proxy, quiet, ms", format: "%.2f", sides: value(&quiet.p99)},
 		{name: "– p99 of another client of the proxy, in the storm, ms", format: "%.2f", sides: value(&under.p99)},
 		{name: "resident memory of a server with 10,000 services, MiB", format: "%.1f", sides: own(func() (sample, error) { return server().resident() })},
-		{name: "– after each was asked for by A and SRV, MiB", format: "%.1f", prepare: askAll(server), sides: own(func() (sample, error) { return server().resident() })},
+		{name: "– after each was asked for by A and SRV, MiB", format: "%.1f", prepare: askAll(server, manyNames), sides: own(func() (sample, error) { return server().resident() })},
 		{name: "resident memory of a proxy, MiB", format: "%.1f", sides: own(func() (sample, error) { return proxy.resident() })},
-		{name: "– after it was asked for 10,000 names by A and SRV, MiB", format: "%.1f", prepare: askAll(func() *process { return proxy }), sides: own(func() (sample, error) { return proxy.resident() })},
+		{name: "– after it was asked for 10,000 names by A and SRV, MiB", format: "%.1f", prepare: askAll(func() *process { return proxy }, manyNames), sides: own(func() (sample, error) { return proxy.resident() })},
+		{name: "– the server after that, MiB", format: "%.1f", sides: own(func() (sample, error) { return server().resident() })},
+		{name: "– a proxy after it was asked for 4,000 of them twice more, MiB", format: "%.1f", prepare: func() (err error) {
+			for range 2 {
+				if err == nil {
+					err = askAll(func() *process { return proxy }, usedNames)()
+				}
+			}
+			return err
+		}, sides: own(func() (sample, error) { return proxy.resident() })},
+		{name: "– the server after that, MiB", format: "%.1f", sides: own(func() (sample, error) { return server().resident() })},
 	}
 	if !b.wants(rows) {
 		return nil

@@ -47,7 +47,8 @@ func TestHoldOutlivesRestarts(t *testing.T) {
 					t.Fatalf("%s: %s says that there is none", when, where)
 				}
 				n, g := passing(h, "web")
-				return n == 6 && g != "" && lookupAll(h, "web.service.consul.") == 6
+				var self struct{ Guard struct{ Held []any } } // of a proxy once it follows the name, not at the first lookup
+				return n == 6 && g != "" && lookupAll(h, "web.service.consul.") == 6 && h.Get("/v1/agent/self", &self) && len(self.Guard.Held) == 1
 			})
 		}
 	}
