@@ -74,7 +74,7 @@ func TestBackupStartsANewCluster(t *testing.T) {
 		}
 		h.kill()
 		h.start() // without the flag
-		eventually(t, 20*time.Second, way+": it starts again", func() bool {
+		eventually(t, 30*time.Second, way+": it starts again", func() bool {
 			status, _ := h.etcdDo(http.MethodPut, "/v2/keys/app/after", "value=1")
 			return status == http.StatusCreated || status == http.StatusOK
 		})

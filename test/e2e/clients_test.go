@@ -55,7 +55,7 @@ func TestStockEtcdctl(t *testing.T) {
 			t.Errorf("etcdctl %s: exit %d, out %q, err %q; want exit %d, out %q, err with %q", s.args, code, out, errs, s.code, s.out, s.errHas)
 		}
 	}
-	eventually(t, 5*time.Second, "a key with a lifetime of one second goes", func() bool {
+	eventually(t, 30*time.Second, "a key with a lifetime of one second goes", func() bool {
 		_, _, code := sh(t, env, "", ctl, "get", "/ttl")
 		return code == 4
 	})
@@ -63,12 +63,12 @@ func TestStockEtcdctl(t *testing.T) {
 	watch := background(t, env, ctl, "watch", "/w")
 	execWatch := background(t, env, ctl, "exec-watch", "--recursive", "/w", "--", "sh", "-c", "echo $ETCD_WATCH_ACTION $ETCD_WATCH_KEY $ETCD_WATCH_VALUE")
 	n := 0
-	eventually(t, 15*time.Second, "watch prints the change and ends", func() bool {
+	eventually(t, 30*time.Second, "watch prints the change and ends", func() bool {
 		n++
 		sh(t, env, "", ctl, "set", "/w", fmt.Sprint("v", n))
 		return strings.HasPrefix(watch.String(), "v")
 	})
-	eventually(t, 15*time.Second, "exec-watch runs its command", func() bool {
+	eventually(t, 30*time.Second, "exec-watch runs its command", func() bool {
 		n++
 		sh(t, env, "", ctl, "set", "/w", fmt.Sprint("v", n))
 		return strings.Contains(execWatch.String(), "set /w v")
@@ -165,7 +165,7 @@ func TestOfficialConsulClient(t *testing.T) {
 	}
 	var entries []*consul.ServiceEntry
 	var meta *consul.QueryMeta
-	eventually(t, 10*time.Second, "the instance is healthy", func() bool {
+	eventually(t, 30*time.Second, "the instance is healthy", func() bool {
 		entries, meta, err = cl.Health().Service("api", "v1", true, nil)
 		return err == nil && len(entries) == 1
 	})
@@ -233,7 +233,7 @@ func TestOfficialConsulClient(t *testing.T) {
 	if err := cl.Agent().ServiceDeregister("api-1"); err != nil {
 		t.Error(err)
 	}
-	eventually(t, 10*time.Second, "the service is gone", func() bool {
+	eventually(t, 30*time.Second, "the service is gone", func() bool {
 		list, _, err := cl.Health().Service("api", "", false, nil)
 		return err == nil && len(list) == 0
 	})
@@ -266,7 +266,7 @@ func TestDigForms(t *testing.T) {
 		for _, transport := range []string{"+notcp", "+tcp"} {
 			for _, x := range steps {
 				var out string
-				eventually(t, 8*time.Second, fmt.Sprintf("%s: dig %s %s %s shows %q", h.name, transport, x.name, x.kind, x.want), func() bool {
+				eventually(t, 30*time.Second, fmt.Sprintf("%s: dig %s %s %s shows %q", h.name, transport, x.name, x.kind, x.want), func() bool {
 					out, _, _ = sh(t, nil, "", dig, "@"+h.ip, "-p", "8600", "+short", "+time=2", "+tries=1", transport, x.name, x.kind)
 					return strings.Contains(out, x.want)
 				})

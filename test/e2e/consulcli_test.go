@@ -73,7 +73,7 @@ func TestConsulCommandLine(t *testing.T) {
 	h.runProgram(consul, "agent", "-dev", "-node", "n1", "-bind", h.ip, "-client", h.ip)
 	env := []string{"CONSUL_HTTP_ADDR=" + h.ip + ":8500"}
 	// A session needs the node's liveness check.
-	eventually(t, 20*time.Second, "the agent leads and knows itself", func() bool {
+	eventually(t, 30*time.Second, "the agent leads and knows itself", func() bool {
 		_, body := h.do("GET", "/v1/health/node/n1", "")
 		return strings.Contains(body, "serfHealth")
 	})
@@ -83,7 +83,7 @@ func TestConsulCommandLine(t *testing.T) {
 		running, told := filepath.Join(dir, "running"), filepath.Join(dir, "told")
 		child := "trap 'touch " + told + "; exit 0' TERM INT; touch " + running + "; while :; do sleep 0.05; done"
 		c := startCommand(t, env, consul, "lock", "-verbose", "lk", child)
-		eventually(t, 10*time.Second, "the child runs", there(running))
+		eventually(t, 30*time.Second, "the child runs", there(running))
 		if code := c.end(t, syscall.SIGINT, 10*time.Second); code != 0 || !strings.Contains(c.out.String(), "Shutdown triggered, killing child\nCleanup succeeded\n") {
 			t.Errorf("interrupted lock: %d, %q, %q", code, c.out.String(), c.errs.String())
 		}
@@ -95,9 +95,9 @@ func TestConsulCommandLine(t *testing.T) {
 		}
 		// A holder that waits can be interrupted too.
 		holder := startCommand(t, env, consul, "lock", "busy", "sleep 600")
-		eventually(t, 10*time.Second, "the lock is held", func() bool { _, body := h.do("GET", "/v1/kv/busy/.lock", ""); return strings.Contains(body, "Session") })
+		eventually(t, 30*time.Second, "the lock is held", func() bool { _, body := h.do("GET", "/v1/kv/busy/.lock", ""); return strings.Contains(body, "Session") })
 		waiter := startCommand(t, env, consul, "lock", "-verbose", "busy", "true")
-		eventually(t, 10*time.Second, "the second one waits", func() bool { return strings.Contains(waiter.out.String(), "Attempting") })
+		eventually(t, 30*time.Second, "the second one waits", func() bool { return strings.Contains(waiter.out.String(), "Attempting") })
 		if code := waiter.end(t, syscall.SIGTERM, 10*time.Second); code != 1 {
 			t.Errorf("interrupted while waiting: %d, %q", code, waiter.errs.String())
 		}
@@ -111,16 +111,16 @@ func TestConsulCommandLine(t *testing.T) {
 		has := func(text string) func() bool {
 			return func() bool { b, err := os.ReadFile(seen); return err == nil && strings.Contains(string(b), text) }
 		}
-		eventually(t, 10*time.Second, "the first state", has("null\n"))
+		eventually(t, 30*time.Second, "the first state", has("null\n"))
 		h.must("PUT", "/v1/kv/w", "x")
-		eventually(t, 10*time.Second, "the change", has(`"Value":"eA=="`))
+		eventually(t, 30*time.Second, "the change", has(`"Value":"eA=="`))
 		if code := c.end(t, syscall.SIGINT, 10*time.Second); code != 0 {
 			t.Errorf("interrupted watch: %d, %q", code, c.errs.String())
 		}
 	})
 	t.Run("monitor", func(t *testing.T) {
 		c := startCommand(t, env, consul, "monitor", "-log-level=debug")
-		eventually(t, 10*time.Second, "log lines", func() bool {
+		eventually(t, 30*time.Second, "log lines", func() bool {
 			_, _ = h.do("PUT", "/v1/agent/reload", "") // writes a line
 			return strings.Contains(c.out.String(), "[INFO]")
 		})
@@ -151,7 +151,7 @@ func TestConsulCommandLine(t *testing.T) {
 	t.Run("debug", func(t *testing.T) {
 		out := filepath.Join(dir, "bundle")
 		c := startCommand(t, env, consul, "debug", "-duration=60s", "-interval=5s", "-output="+out)
-		eventually(t, 20*time.Second, "the first sample", func() bool { return strings.Contains(c.out.String(), "Capture interval 1 done") })
+		eventually(t, 30*time.Second, "the first sample", func() bool { return strings.Contains(c.out.String(), "Capture interval 1 done") })
 		if code := c.end(t, syscall.SIGINT, 20*time.Second); code != 0 {
 			t.Fatalf("interrupted debug: %d, %q, %q", code, c.out.String(), c.errs.String())
 		}
@@ -177,7 +177,7 @@ func TestConsulCommandLine(t *testing.T) {
 	})
 	t.Run("the agent goes away", func(t *testing.T) {
 		c := startCommand(t, env, consul, "monitor")
-		eventually(t, 10*time.Second, "monitor is connected", func() bool {
+		eventually(t, 30*time.Second, "monitor is connected", func() bool {
 			_, _ = h.do("PUT", "/v1/agent/reload", "")
 			return c.out.String() != ""
 		})

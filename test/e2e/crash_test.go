@@ -93,11 +93,11 @@ func TestKillNineAgainAndAgain(t *testing.T) {
 	w := startWriters(s, 4)
 	for range 12 {
 		before := w.count()
-		eventually(t, 15*time.Second, "writes are acknowledged", func() bool { return w.count() > before+20+rand.IntN(200) })
+		eventually(t, 30*time.Second, "writes are acknowledged", func() bool { return w.count() > before+20+rand.IntN(200) })
 		s.kill()
 		s.start()
 	}
-	eventually(t, 15*time.Second, "it answers after the last restart", func() bool {
+	eventually(t, 30*time.Second, "it answers after the last restart", func() bool {
 		status, _ := s.do(http.MethodPut, "/v1/kv/last", "v")
 		return status == http.StatusOK
 	})

@@ -119,7 +119,7 @@ func resolverFollows(t *testing.T, c *cluster, ip, port string) {
 				t.Logf("%s: the last answer was %q, want %q", what, got, want)
 			}
 		}()
-		eventually(t, 15*time.Second, what, func() bool { got = ask(args...); return slices.Equal(got, want) })
+		eventually(t, 30*time.Second, what, func() bool { got = ask(args...); return slices.Equal(got, want) })
 	}
 	instanceOf(c, "web", 1, "10.1.2.1", 8081)
 	sees("the first instance", []string{"web.service.consul"}, "10.1.2.1")
@@ -133,13 +133,13 @@ func resolverFollows(t *testing.T, c *cluster, ip, port string) {
 	gone(c, "web", 1)
 	sees("the first one gone", []string{"web.service.consul"}, "10.1.2.2")
 	gone(c, "web", 2)
-	eventually(t, 15*time.Second, "the service gone", func() bool { return status("web.service.consul") == "NXDOMAIN" })
+	eventually(t, 30*time.Second, "the service gone", func() bool { return status("web.service.consul") == "NXDOMAIN" })
 	instanceOf(c, "web", 3, "10.1.2.3", 8083)
 	sees("the service back", []string{"web.service.consul"}, "10.1.2.3")
 	for i := range 60 {
 		instanceOf(c, "many", i, fmt.Sprint("10.1.3.", i), 80)
 	}
-	eventually(t, 15*time.Second, "sixty instances", func() bool { return len(ask("many.service.consul", "SRV")) == 60 })
+	eventually(t, 30*time.Second, "sixty instances", func() bool { return len(ask("many.service.consul", "SRV")) == 60 })
 	if got := status("nobody.service.consul"); got != "NXDOMAIN" {
 		t.Errorf("a service that never was: %s", got)
 	}
@@ -250,7 +250,7 @@ client_body_temp_path %[1]s; proxy_temp_path %[1]s; fastcgi_temp_path %[1]s; uws
 	sees := func(what string, want ...string) {
 		t.Helper()
 		slices.Sort(want)
-		eventually(t, 15*time.Second, what, func() bool { return slices.Equal(reached("http://"+front+":8080"), want) })
+		eventually(t, 30*time.Second, what, func() bool { return slices.Equal(reached("http://"+front+":8080"), want) })
 	}
 	sees("the first instance gets requests", one)
 	instanceOf(c, "web", 2, two, 8000)
@@ -286,7 +286,7 @@ frontend in
 	sees := func(what string, want ...string) {
 		t.Helper()
 		slices.Sort(want)
-		eventually(t, 20*time.Second, what, func() bool { return slices.Equal(reached("http://"+front+":8080"), want) })
+		eventually(t, 30*time.Second, what, func() bool { return slices.Equal(reached("http://"+front+":8080"), want) })
 	}
 	sees("every instance gets requests", slices.Clone(all)...)
 	p.must(http.MethodPut, "/v1/agent/check/fail/c1", "")

@@ -85,7 +85,7 @@ func TestRecordedDigAnswers(t *testing.T) {
 		n1.must(http.MethodPut, "/v1/catalog/register", r)
 	}
 	n1.must(http.MethodPost, "/v1/query", `{"Name":"q-web","Service":{"Service":"web"},"DNS":{"TTL":"11s"}}`)
-	eventually(t, 10*time.Second, "the server is a service", func() bool { return digCount(t, n1, "consul.service.consul") == 1 })
+	eventually(t, 30*time.Second, "the server is a service", func() bool { return digCount(t, n1, "consul.service.consul") == 1 })
 	file, err := os.ReadFile("testdata/dig.txt")
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +146,7 @@ func TestDNSTools(t *testing.T) {
 		instanceOf(c, "many", i, fmt.Sprint("10.1.3.", i), 80)
 	}
 	instanceOf(c, "web", 1, "10.1.2.1", 8081)
-	eventually(t, 15*time.Second, "the proxy knows the services", func() bool {
+	eventually(t, 30*time.Second, "the proxy knows the services", func() bool {
 		return digCount(t, p, "web.service.consul") == 1 && digCount(t, p, "many.service.consul") == 60
 	})
 
@@ -213,11 +213,11 @@ func TestDNSTools(t *testing.T) {
 
 	// The extended error says why an answer is old, or why there is none.
 	c.servers[0].kill()
-	eventually(t, 15*time.Second, "the answer is marked stale", func() bool {
+	eventually(t, 30*time.Second, "the answer is marked stale", func() bool {
 		out, _ := run([]string{dig, "web.service.consul"})
 		return strings.Contains(out, "EDE: 3 (Stale Answer)") && strings.Contains(out, "10.1.2.1")
 	})
-	eventually(t, 15*time.Second, "the other name is marked stale, over HTTPS too", func() bool { // each name finds out by itself
+	eventually(t, 30*time.Second, "the other name is marked stale, over HTTPS too", func() bool { // each name finds out by itself
 		out, _ := run([]string{kdig, "+https", "-p", "8501", "+tls-ca=" + cert, "many.service.consul", "SRV"})
 		return strings.Contains(out, "Stale Answer") && strings.Contains(out, "ANSWER: 60")
 	})
@@ -226,11 +226,11 @@ func TestDNSTools(t *testing.T) {
 	}
 	// The same after a restart, at once.
 	p.signal(syscall.SIGTERM)
-	p.wait(15 * time.Second)
+	p.wait(40 * time.Second)
 	begin := time.Now()
 	p.start()
 	var out string
-	eventually(t, 10*time.Second, "the restarted proxy answers", func() bool {
+	eventually(t, 30*time.Second, "the restarted proxy answers", func() bool {
 		out, _ = run([]string{dig, "+tries=1", "+time=1", "web.service.consul"})
 		return strings.Contains(out, "10.1.2.1")
 	})

@@ -17,9 +17,9 @@ func TestDoctor(t *testing.T) {
 		out, errs, code := sh(t, nil, "", binary, "doctor", "-http-addr="+p.url(""))
 		return out + errs, code
 	}
-	eventually(t, 20*time.Second, "nothing has failed", func() bool { out, code := ask(); return code == 0 && strings.Contains(out, "failures 0") })
+	eventually(t, 30*time.Second, "nothing has failed", func() bool { out, code := ask(); return code == 0 && strings.Contains(out, "failures 0") })
 	dead.kill()
-	eventually(t, 20*time.Second, "the dead server is named", func() bool {
+	eventually(t, 30*time.Second, "the dead server is named", func() bool {
 		out, code := ask()
 		return code == 5 && strings.Contains(out, "FAIL  "+dead.name+" server port "+dead.ip+":8300/tcp") && strings.Contains(out, "0 more may be lost")
 	})

@@ -41,7 +41,7 @@ func stallDisk(t *testing.T, h *host, each time.Duration) (heal func()) {
 		}
 	}
 	t.Cleanup(heal)
-	eventually(t, 10*time.Second, "the tracer holds the process", func() bool {
+	eventually(t, 30*time.Second, "the tracer holds the process", func() bool {
 		select {
 		case <-done:
 			t.Fatalf("the tracer ended: %s", out.String())
@@ -68,14 +68,14 @@ func TestDrillStalledDisk(t *testing.T) {
 	next := c.newLeader(old)
 	t.Logf("disk of the leader stalled to somebody else leading: %v", time.Since(begin).Round(time.Millisecond))
 	before := w.count()
-	eventually(t, 10*time.Second, "writes are acknowledged", func() bool { return w.count() > before+20 })
+	eventually(t, 30*time.Second, "writes are acknowledged", func() bool { return w.count() > before+20 })
 	t.Logf("disk of the leader stalled to 20 writes more through a proxy: %v", time.Since(begin).Round(time.Millisecond))
 	if !strings.Contains(old.log.String(), "giving up leadership, because the disk stalls") {
 		t.Error("the stalled leader does not say that it gives up")
 	}
 	next.must(http.MethodPut, "/v1/kv/stalled", "new")
 	// Its memory is well: it serves what it has, and knows whom to ask.
-	eventually(t, 10*time.Second, "the stalled server passes reads on", func() bool {
+	eventually(t, 30*time.Second, "the stalled server passes reads on", func() bool {
 		status, body := old.do(http.MethodGet, "/v1/kv/stalled?raw&consistent", "")
 		return status == http.StatusOK && body == "new"
 	})
@@ -96,7 +96,7 @@ func TestDrillStalledDisk(t *testing.T) {
 	acked := w.stop()
 	load.Verify(t)
 	for _, s := range c.servers {
-		eventually(t, 20*time.Second, s.name+" has every acknowledged key", func() bool { return len(missing(s, acked)) == 0 })
+		eventually(t, 30*time.Second, s.name+" has every acknowledged key", func() bool { return len(missing(s, acked)) == 0 })
 	}
 }
 
@@ -134,7 +134,7 @@ func fullDisk(t *testing.T, servers int) {
 	if servers > 1 {
 		var id string
 		var conf struct{ Servers []struct{ ID, Node string } }
-		eventually(t, 20*time.Second, "it is a member", func() bool {
+		eventually(t, 30*time.Second, "it is a member", func() bool {
 			if full.get("/v1/operator/raft/configuration", &conf) {
 				for _, s := range conf.Servers {
 					if s.Node == full.name {
@@ -144,7 +144,7 @@ func fullDisk(t *testing.T, servers int) {
 			}
 			return id != ""
 		})
-		eventually(t, 20*time.Second, "the server with the small disk leads", func() bool {
+		eventually(t, 30*time.Second, "the server with the small disk leads", func() bool {
 			if c.leader() == full {
 				return true
 			}
@@ -181,7 +181,7 @@ func fullDisk(t *testing.T, servers int) {
 		t.Errorf("writes that have no room are refused %d times, at last with %q", refused, said)
 	}
 	if servers == 1 {
-		eventually(t, 5*time.Second, "consistent reads go on", func() bool {
+		eventually(t, 30*time.Second, "consistent reads go on", func() bool {
 			status, body := full.do(http.MethodGet, "/v1/kv/known?raw&consistent", "")
 			return status == http.StatusOK && body == "here"
 		})

@@ -25,7 +25,7 @@ func recoverFrom(t *testing.T, servers, lost int) {
 	p := c.proxies[0]
 	p.must(http.MethodPut, "/v1/agent/service/register", `{"Name":"kept","Port":80}`)
 	w := startWriters(c.leader(), 2)
-	eventually(t, 20*time.Second, "writes flow", func() bool { return w.count() > 100 })
+	eventually(t, 30*time.Second, "writes flow", func() bool { return w.count() > 100 })
 	// One of those that will survive falls behind: the other one is the better. A server that is alone is the best.
 	survivors := c.servers[lost:]
 	leader := c.leader()
@@ -37,7 +37,7 @@ func recoverFrom(t *testing.T, servers, lost int) {
 		}
 	}
 	before := w.count()
-	eventually(t, 20*time.Second, "writes go on", func() bool { return w.count() > before+100 })
+	eventually(t, 30*time.Second, "writes go on", func() bool { return w.count() > before+100 })
 	acked := w.stop()
 	last(1500 * time.Millisecond) // nothing is under way: the survivors in step have everything, and know that it counts
 	for _, s := range c.servers {
@@ -52,7 +52,7 @@ func recoverFrom(t *testing.T, servers, lost int) {
 	// What is left cannot write, and says so; it shows what it has.
 	alone := survivors[0]
 	alone.start()
-	eventually(t, 20*time.Second, "the survivor answers stale reads", func() bool {
+	eventually(t, 30*time.Second, "the survivor answers stale reads", func() bool {
 		return len(missingStale(alone, acked)) == 0
 	})
 	if status, body := alone.do(http.MethodPut, "/v1/kv/a", "v"); status == http.StatusOK {
@@ -127,7 +127,7 @@ func recoverFrom(t *testing.T, servers, lost int) {
 					t.Errorf("a server of the old cluster takes writes of its own: %s", body)
 				}
 				s.signal(syscall.SIGTERM)
-				s.wait(15 * time.Second)
+				s.wait(40 * time.Second)
 			}
 		}
 	}

@@ -97,7 +97,7 @@ func TestDrillNoEmptySet(t *testing.T) {
 		}
 	}
 	for _, h := range c.all() {
-		eventually(t, 10*time.Second, h.name+" shows all instances", func() bool {
+		eventually(t, 30*time.Second, h.name+" shows all instances", func() bool {
 			return httpCount(h, "set") == 6 && digCount(t, h, "set.service.consul") > 0
 		})
 	}
@@ -106,7 +106,7 @@ func TestDrillNoEmptySet(t *testing.T) {
 	begin := time.Now()
 	for _, s := range c.servers {
 		s.signal(syscall.SIGTERM)
-		s.wait(15 * time.Second)
+		s.wait(40 * time.Second)
 		s.start()
 		c.ready(s)
 		s.kill()

@@ -46,7 +46,7 @@ func (c *cluster) others(than *host) []*host {
 func (c *cluster) newLeader(than *host) *host {
 	c.t.Helper()
 	var found *host
-	eventually(c.t, 20*time.Second, "somebody other than "+than.name+" leads", func() bool {
+	eventually(c.t, 30*time.Second, "somebody other than "+than.name+" leads", func() bool {
 		for _, s := range c.others(than) {
 			var addr string
 			if s.get("/v1/status/leader", &addr) {
@@ -187,14 +187,14 @@ func TestDrillWrongMember(t *testing.T) {
 	liar := newAgentHost(t, "liar", append(c.servers[0].args[:len(c.servers[0].args):len(c.servers[0].args)], "-advertise=192.0.2.7")...)
 	liar.args = dropArg(liar.args, "-bootstrap-expect")
 	liar.start()
-	eventually(t, 20*time.Second, "the leader meets the server that says a wrong address", func() bool {
+	eventually(t, 30*time.Second, "the leader meets the server that says a wrong address", func() bool {
 		return strings.Contains(c.leader().log.String(), "server could not be added to the consensus: node=liar")
 	})
 	before := w.count()
-	eventually(t, 10*time.Second, "writes go on", func() bool { return w.count() > before+100 })
+	eventually(t, 30*time.Second, "writes go on", func() bool { return w.count() > before+100 })
 	c.others(c.leader())[0].kill()
 	before = w.count()
-	eventually(t, 20*time.Second, "writes go on with one server dead", func() bool { return w.count() > before+100 })
+	eventually(t, 30*time.Second, "writes go on with one server dead", func() bool { return w.count() > before+100 })
 	acked := w.stop()
 	if lost := missing(p, acked); len(lost) > 0 {
 		t.Errorf("%d of %d acknowledged keys are lost", len(lost), len(acked))

@@ -18,7 +18,7 @@ func (h *host) etcd() string { return "http://" + h.ip + ":2379" }
 func (c *cluster) holder(t *testing.T) *host {
 	t.Helper()
 	var found *host
-	eventually(t, 10*time.Second, "one server holds the watches", func() bool {
+	eventually(t, 30*time.Second, "one server holds the watches", func() bool {
 		for _, s := range c.servers {
 			var stats struct{ Watchers int }
 			if s.get("/v2/stats/store", &stats) && stats.Watchers > 0 {
@@ -80,8 +80,8 @@ func TestOrderOutlivesEveryRole(t *testing.T) {
 	}{
 		{"a follower is killed", false, (*host).kill},
 		{"the leader is killed", true, (*host).kill},
-		{"a follower is stopped", false, func(h *host) { h.signal(syscall.SIGTERM); h.wait(20 * time.Second) }},
-		{"the leader is stopped", true, func(h *host) { h.signal(syscall.SIGTERM); h.wait(20 * time.Second) }},
+		{"a follower is stopped", false, func(h *host) { h.signal(syscall.SIGTERM); h.wait(40 * time.Second) }},
+		{"the leader is stopped", true, func(h *host) { h.signal(syscall.SIGTERM); h.wait(40 * time.Second) }},
 	} {
 		victim := c.leader()
 		if !fall.leader {

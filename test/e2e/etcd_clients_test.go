@@ -46,7 +46,7 @@ func TestStockEtcdctlOnMembers(t *testing.T) {
 		t.Errorf("member list: exit %d\n%s", code, out)
 	}
 	var added string
-	eventually(t, 20*time.Second, "a member can be added", func() bool { // not before the servers have been connected for some seconds
+	eventually(t, 30*time.Second, "a member can be added", func() bool { // not before the servers have been connected for some seconds
 		added, code = run("member", "add", "s9", "http://127.0.0.99:8300")
 		return code == 0
 	})
@@ -59,7 +59,7 @@ func TestStockEtcdctlOnMembers(t *testing.T) {
 	if id == "" || !strings.Contains(added, `ETCD_INITIAL_CLUSTER_STATE="existing"`) {
 		t.Fatalf("member add: %s", added)
 	}
-	eventually(t, 10*time.Second, "the new member is listed", func() bool { // any server answers, each from what it has been told
+	eventually(t, 30*time.Second, "the new member is listed", func() bool { // any server answers, each from what it has been told
 		out, code = run("member", "list")
 		return code == 0 && strings.Contains(out, id+"[unstarted]: peerURLs=http://127.0.0.99:8300")
 	})
@@ -71,19 +71,19 @@ func TestStockEtcdctlOnMembers(t *testing.T) {
 	}
 	// etcdctl looks for the id in the list first, and takes the 410 of a member that is gone for success: a server that
 	// has not heard of the removal yet lets it come that far.
-	eventually(t, 10*time.Second, "removing nobody is refused", func() bool {
+	eventually(t, 30*time.Second, "removing nobody is refused", func() bool {
 		out, code = run("member", "remove", id)
 		return code == 1
 	})
 	victim := c.leader()
 	victim.kill()
-	eventually(t, 20*time.Second, "a dead server shows", func() bool {
+	eventually(t, 30*time.Second, "a dead server shows", func() bool {
 		out, code = run("cluster-health")
 		return code == 5 && strings.Contains(out, "cluster is degraded")
 	})
 	victim.start()
 	c.ready(victim)
-	eventually(t, 20*time.Second, "all is well again", func() bool {
+	eventually(t, 30*time.Second, "all is well again", func() bool {
 		out, code = run("cluster-health")
 		return code == 0
 	})
@@ -143,13 +143,13 @@ func TestStockEtcdctlVerbs(t *testing.T) {
 		if i == 10 {
 			c.leader().kill()
 		}
-		eventually(t, 20*time.Second, "a write succeeds", func() bool {
+		eventually(t, 30*time.Second, "a write succeeds", func() bool {
 			_, _, code := sh(t, env, "", ctl, "set", "/w/k", fmt.Sprint(i))
 			return code == 0
 		})
 		want += fmt.Sprintf("[set] /w/k\n%d\n", i)
 	}
-	eventually(t, 20*time.Second, "the watch prints every change", func() bool { return len(watch.String()) >= len(want) })
+	eventually(t, 30*time.Second, "the watch prints every change", func() bool { return len(watch.String()) >= len(want) })
 	if got := watch.String(); got != want {
 		t.Errorf("the watch printed %q, want %q", got, want)
 	}

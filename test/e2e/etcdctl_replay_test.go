@@ -50,7 +50,7 @@ func (s *ctlStage) rest(t *testing.T, h *host) {
 	t.Helper()
 	(&cluster{t: t}).ready(h)
 	last, since := "", time.Now()
-	eventually(t, 20*time.Second, "the index stands still", func() bool {
+	eventually(t, 30*time.Second, "the index stands still", func() bool {
 		resp, err := http.Get(s.URL() + "/v2/keys/")
 		if err != nil {
 			return false
@@ -80,5 +80,5 @@ func (s *ctlStage) StartSecond(t *testing.T) {
 
 func (s *ctlStage) StopSecond(*testing.T) {
 	s.second.signal(syscall.SIGTERM)
-	s.second.wait(20 * time.Second)
+	s.second.wait(40 * time.Second)
 }

@@ -39,7 +39,7 @@ func TestDrillRollingRestart(t *testing.T) {
 	for _, p := range c.proxies {
 		p.must(http.MethodPut, "/v1/agent/service/register", `{"Name":"web","Port":80,"Check":{"TTL":"120s","Status":"passing"}}`)
 	}
-	eventually(t, 20*time.Second, "all instances are healthy everywhere", func() bool { return httpCount(s, "web") == 8 && digCount(t, c.proxies[7], "web.service.consul") == 8 })
+	eventually(t, 30*time.Second, "all instances are healthy everywhere", func() bool { return httpCount(s, "web") == 8 && digCount(t, c.proxies[7], "web.service.consul") == 8 })
 	before := indexes(t, s)
 	woken := make(chan string, 2)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -60,10 +60,10 @@ func TestDrillRollingRestart(t *testing.T) {
 	}
 	for _, p := range c.proxies[:2] {
 		p.signal(syscall.SIGTERM)
-		p.wait(10 * time.Second)
+		p.wait(40 * time.Second)
 		p.start()
 		c.ready(p)
-		eventually(t, 20*time.Second, p.name+" is back", func() bool {
+		eventually(t, 30*time.Second, p.name+" is back", func() bool {
 			var st struct {
 				NodesError string
 				Unknown    []struct{ Node string }
@@ -107,12 +107,12 @@ func TestDrillMassFailure(t *testing.T) {
 	everywhere := func(what string, n int) {
 		t.Helper()
 		for _, h := range c.all() {
-			eventually(t, 20*time.Second, h.name+": "+what, func() bool { return httpCount(h, "web") == n && digCount(t, h, "web.service.consul") == n })
+			eventually(t, 30*time.Second, h.name+": "+what, func() bool { return httpCount(h, "web") == n && digCount(t, h, "web.service.consul") == n })
 		}
 	}
 	everywhere("all are there", 15)
 	for _, h := range c.all() {
-		eventually(t, 10*time.Second, h.name+" guards", func() bool {
+		eventually(t, 30*time.Second, h.name+" guards", func() bool {
 			var self struct{ Guard struct{ Watched int } }
 			return h.get("/v1/agent/self", &self) && self.Guard.Watched == 1
 		})
@@ -122,7 +122,7 @@ func TestDrillMassFailure(t *testing.T) {
 		fails.Go(func() { p.do(http.MethodPut, fmt.Sprintf("/v1/agent/check/fail/service:web%d", i), "") })
 	}
 	fails.Wait()
-	eventually(t, 20*time.Second, "the checks are critical in the catalog", func() bool {
+	eventually(t, 30*time.Second, "the checks are critical in the catalog", func() bool {
 		var list []any
 		return c.servers[0].get("/v1/health/state/critical", &list) && len(list) == 12
 	})
@@ -134,7 +134,7 @@ func TestDrillMassFailure(t *testing.T) {
 		if n := strings.Count(h.log.String(), "an unlikely share of a service"); n != 1 {
 			t.Errorf("%s said it %d times in its log", h.name, n)
 		}
-		eventually(t, 5*time.Second, h.name+" has the metric", func() bool {
+		eventually(t, 30*time.Second, h.name+" has the metric", func() bool {
 			_, text := h.do(http.MethodGet, "/metrics", "")
 			return strings.Contains(text, `consul_guard_held{service="web"} 12`) && strings.Contains(text, `consul_guard_holds{service="web"} 1`)
 		})

@@ -299,7 +299,7 @@ func (c *cluster) ready(hs ...*host) {
 func (c *cluster) leader() *host {
 	c.t.Helper()
 	var found *host
-	eventually(c.t, 20*time.Second, "the cluster has a leader", func() bool {
+	eventually(c.t, 30*time.Second, "the cluster has a leader", func() bool {
 		for _, s := range c.servers {
 			var addr string
 			if s.get("/v1/status/leader", &addr) && addr != "" {

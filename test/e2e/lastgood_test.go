@@ -94,7 +94,7 @@ func TestDrillServersAway(t *testing.T) {
 	for _, h := range c.proxies { // known from now on
 		for _, s := range []string{"web", "db"} {
 			// A follower may learn of the registration a moment later.
-			eventually(t, 10*time.Second, h.name+" knows "+s, func() bool { return h.resolve(s) == nil })
+			eventually(t, 30*time.Second, h.name+" knows "+s, func() bool { return h.resolve(s) == nil })
 			if _, _, err := h.read("/v1/health/service/" + s + "?passing"); err != nil {
 				t.Fatal(err)
 			}
@@ -104,12 +104,12 @@ func TestDrillServersAway(t *testing.T) {
 	stop := make(chan struct{})
 	var done sync.WaitGroup
 	n := p.lookups(stop, &done, "web", "db")
-	eventually(t, 10*time.Second, "lookups flow", func() bool { return n.Load() > 100 })
+	eventually(t, 30*time.Second, "lookups flow", func() bool { return n.Load() > 100 })
 	for _, s := range c.servers {
 		s.kill()
 	}
 	began := time.Now()
-	if status, body := p.do(http.MethodPut, "/v1/kv/a", "1"); status != 500 || !strings.HasPrefix(body, "No cluster leader: ") || time.Since(began) > 5*time.Second {
+	if status, body := p.do(http.MethodPut, "/v1/kv/a", "1"); status != 500 || !strings.HasPrefix(body, "No cluster leader: ") || time.Since(began) > 20*time.Second {
 		t.Errorf("a write: %d %s after %v", status, body, time.Since(began))
 	}
 	p.must(http.MethodPut, "/v1/agent/service/register", `{"Name":"local","Port":1,"Check":{"CheckID":"beat","TTL":"60s"}}`)
@@ -118,7 +118,7 @@ func TestDrillServersAway(t *testing.T) {
 	other.kill()
 	began = time.Now()
 	other.start()
-	eventually(t, 10*time.Second, "a proxy that starts without servers answers", func() bool {
+	eventually(t, 30*time.Second, "a proxy that starts without servers answers", func() bool {
 		_, stale, err := other.read("/v1/health/service/web?passing")
 		return err == nil && stale
 	})
@@ -177,7 +177,7 @@ func TestDrillProxyKilledWhileWriting(t *testing.T) {
 		last(2500 * time.Millisecond)
 		p.kill()
 		p.start()
-		eventually(t, 10*time.Second, "the proxy answers", func() bool { _, _, err := p.read("/v1/health/service/web?passing"); return err == nil })
+		eventually(t, 30*time.Second, "the proxy answers", func() bool { _, _, err := p.read("/v1/health/service/web?passing"); return err == nil })
 	}
 	close(stop)
 	done.Wait()
@@ -188,7 +188,7 @@ func TestDrillProxyKilledWhileWriting(t *testing.T) {
 	p.kill()
 	s.kill()
 	p.start()
-	eventually(t, 10*time.Second, "the proxy answers without a server", func() bool {
+	eventually(t, 30*time.Second, "the proxy answers without a server", func() bool {
 		body, stale, err := p.read("/v1/health/service/web?passing")
 		return err == nil && stale && strings.Contains(body, `"web3"`)
 	})
@@ -214,7 +214,7 @@ func TestDrillDamagedMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.signal(syscall.SIGTERM)
-		p.wait(20 * time.Second)
+		p.wait(40 * time.Second)
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

@@ -32,7 +32,7 @@ func TestMembersWithEtcdctl(t *testing.T) {
 	id, _, _ = strings.Cut(id, " ")
 	s2.start()
 	c.ready(s2)
-	eventually(t, 20*time.Second, "the server has its announced id and a vote", func() bool {
+	eventually(t, 30*time.Second, "the server has its announced id and a vote", func() bool {
 		var out struct {
 			Servers []struct {
 				Node  string
@@ -42,11 +42,11 @@ func TestMembersWithEtcdctl(t *testing.T) {
 		return strings.Contains(ctl("member", "list"), id+": name=s2 ") && s1.get("/v1/operator/raft/configuration", &out) && len(out.Servers) == 2 && out.Servers[0].Voter && out.Servers[1].Voter
 	})
 	ctl("member", "remove", id)
-	if code := s2.wait(20 * time.Second); code != 0 || !strings.Contains(s2.log.String(), "removed from the cluster for good") {
+	if code := s2.wait(40 * time.Second); code != 0 || !strings.Contains(s2.log.String(), "removed from the cluster for good") {
 		t.Errorf("the removed server ended with status %d", code)
 	}
 	s2.start()
-	if code := s2.wait(20 * time.Second); code != 0 {
+	if code := s2.wait(40 * time.Second); code != 0 {
 		t.Errorf("started again, the removed server ended with status %d", code)
 	}
 	if list := ctl("member", "list"); strings.Contains(list, "s2") || !strings.Contains(list, "name=s1 ") {

@@ -44,7 +44,7 @@ func startEtcd(t *testing.T, n int, clients func(h *host) []string) ([]*host, []
 		h.runProgram(etcd, args...)
 	}
 	if clients == nil {
-		eventually(t, 20*time.Second, "etcd answers", func() bool {
+		eventually(t, 30*time.Second, "etcd answers", func() bool {
 			status, body := members[n-1].etcdDo(http.MethodGet, "/health", "")
 			return status == http.StatusOK && strings.Contains(body, "true")
 		})
@@ -237,12 +237,12 @@ func TestMigrateFromLiveEtcd(t *testing.T) {
 
 	// Killed, then interrupted, in the middle of the copy.
 	m := startMigration(t, append(args, "-rate=800")...)
-	eventually(t, 20*time.Second, "some keys are there", func() bool { return copied() > 300 })
+	eventually(t, 30*time.Second, "some keys are there", func() bool { return copied() > 300 })
 	_ = m.Process.Kill()
 	m.end(t)
 	atKill := copied()
 	m = startMigration(t, append(args, "-rate=800")...)
-	eventually(t, 20*time.Second, "some more keys are there", func() bool { return copied() > atKill+300 })
+	eventually(t, 30*time.Second, "some more keys are there", func() bool { return copied() > atKill+300 })
 	_ = m.Process.Signal(syscall.SIGINT)
 	if code := m.end(t); code != 1 || !strings.Contains(m.errs.String(), "interrupted: run the same command again") || !strings.Contains(m.errs.String(), "% ") && !strings.Contains(m.errs.String(), "%,") {
 		t.Fatalf("interrupted: exit code %d\n%s", code, m.errs)
@@ -289,7 +289,7 @@ func TestMigrateFromLiveEtcd(t *testing.T) {
 	eventually(t, 40*time.Second, "the migration follows", func() bool { return strings.Contains(m.errs.String(), "following: ") && writes.Load() > 500 })
 	close(quit)
 	writers.Wait()
-	eventually(t, 10*time.Second, "the short-lived keys are gone", func() bool {
+	eventually(t, 30*time.Second, "the short-lived keys are gone", func() bool {
 		_, body := members[0].etcdDo(http.MethodGet, "/v2/keys/app", "")
 		return !strings.Contains(body, "/app/short")
 	})
@@ -344,7 +344,7 @@ func TestMigrateOverTLS(t *testing.T) {
 		out, errs, code := sh(t, []string{"ETCDCTL_API=2"}, "", append([]string{ctl, "--endpoints", from, "--ca-file", pki.ca, "--cert-file", client, "--key-file", key}, args...)...)
 		return out + errs, code
 	}
-	eventually(t, 20*time.Second, "etcd answers", func() bool { _, code := etcdctl("set", "/a", "1"); return code == 0 })
+	eventually(t, 30*time.Second, "etcd answers", func() bool { _, code := etcdctl("set", "/a", "1"); return code == 0 })
 	for _, args := range [][]string{{"user", "add", "root:s3cret"}, {"auth", "enable"}, {"-u", "root:s3cret", "role", "revoke", "guest", "--path", "/*", "--readwrite"}} {
 		if out, code := etcdctl(args...); code != 0 {
 			t.Fatalf("etcdctl %v: %s", args, out)
@@ -387,7 +387,7 @@ func TestEtcdFlagsOverTLS(t *testing.T) {
 		return out + errs, code
 	}
 	with := []string{"--ca-file", pki.ca, "--cert-file", client, "--key-file", key}
-	eventually(t, 20*time.Second, "a key can be set", func() bool { out, code := run(with, "set", "/a", "1"); return code == 0 && out == "1\n" })
+	eventually(t, 30*time.Second, "a key can be set", func() bool { out, code := run(with, "set", "/a", "1"); return code == 0 && out == "1\n" })
 	for what, flags := range map[string][]string{"no certificate": {"--ca-file", pki.ca}, "no authority": {"--cert-file", client, "--key-file", key}} {
 		if out, code := run(flags, "get", "/a"); code == 0 {
 			t.Errorf("%s: %s", what, out)

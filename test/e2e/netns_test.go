@@ -99,7 +99,7 @@ func TestPartitionOfTheLeader(t *testing.T) {
 		t.Fatal(out)
 	}
 	leader := 0
-	eventually(t, 10*time.Second, "somebody leads", func() bool {
+	eventually(t, 30*time.Second, "somebody leads", func() bool {
 		for i := 1; i <= 3; i++ {
 			if out, _ := l.muster(i, "info"); strings.Contains(out, "\tleader = true") {
 				leader = i
@@ -112,9 +112,9 @@ func TestPartitionOfTheLeader(t *testing.T) {
 
 	l.unplug(leader)
 	begin := time.Now()
-	eventually(t, 20*time.Second, "the majority writes again", func() bool { return write(other, "/cut", "majority") })
+	eventually(t, 30*time.Second, "the majority writes again", func() bool { return write(other, "/cut", "majority") })
 	t.Logf("cable of the leader pulled to the next acknowledged write (by a command with a 5s limit): %v", time.Since(begin).Round(time.Millisecond))
-	eventually(t, 20*time.Second, "the proxy writes again", func() bool { return write(4, "/cut-proxy", "v") })
+	eventually(t, 30*time.Second, "the proxy writes again", func() bool { return write(4, "/cut-proxy", "v") })
 	// What cannot be promised is held for some time in the hope of a leader; a second shows that it is not promised.
 	if _, code := l.patient(leader, time.Second, "kv", "set", "/cut", "minority"); code == 0 {
 		t.Error("the leader without a majority acknowledged a write")
@@ -132,7 +132,7 @@ func TestPartitionOfTheLeader(t *testing.T) {
 		return out == "majority\n"
 	})
 	for i := 1; i <= 4; i++ {
-		eventually(t, 20*time.Second, fmt.Sprintf("machine %d sees the service of the proxy healthy", i), func() bool {
+		eventually(t, 30*time.Second, fmt.Sprintf("machine %d sees the service of the proxy healthy", i), func() bool {
 			_, code := l.muster(i, "health", "cable", "-passing")
 			return code == 0
 		})
@@ -152,7 +152,7 @@ func TestUnpluggedMachineLeavesTheAnswers(t *testing.T) {
 		_, code := l.muster(1, "health", "silent", "-passing")
 		return code == 0
 	}
-	eventually(t, 20*time.Second, "the service is healthy", healthy)
+	eventually(t, 30*time.Second, "the service is healthy", healthy)
 	l.unplug(2)
 	begin := time.Now()
 	eventually(t, 60*time.Second, "the service leaves the answers", func() bool { return !healthy() })
@@ -190,7 +190,7 @@ func TestWatchOutlivesAPulledCable(t *testing.T) {
 	}
 	out := background(t, nil, in(4, "/v2/keys/cable?wait=true&recursive=true&stream=true")...)
 	holder := 0
-	eventually(t, 10*time.Second, "a server holds the watch", func() bool {
+	eventually(t, 30*time.Second, "a server holds the watch", func() bool {
 		for i := 1; i <= 3; i++ {
 			if stats, _, _ := sh(t, nil, "", in(i, "/v2/stats/store")...); strings.Contains(stats, `"watchers":1`) {
 				holder = i
@@ -202,7 +202,7 @@ func TestWatchOutlivesAPulledCable(t *testing.T) {
 	seen := func() int { return strings.Count(out.String(), "\n") }
 	write(4)
 	write(4)
-	eventually(t, 10*time.Second, "the watch shows two events", func() bool { return seen() == 2 })
+	eventually(t, 30*time.Second, "the watch shows two events", func() bool { return seen() == 2 })
 
 	l.unplug(holder)
 	begin := time.Now()
@@ -212,7 +212,7 @@ func TestWatchOutlivesAPulledCable(t *testing.T) {
 	eventually(t, 60*time.Second, "the watch goes on at another server", func() bool { return seen() == written })
 	t.Logf("cable of the watch's server pulled to its next events: %v", time.Since(begin).Round(100*time.Millisecond))
 	write(holder%3 + 1)
-	eventually(t, 10*time.Second, "the watch shows what comes then", func() bool { return seen() == written })
+	eventually(t, 30*time.Second, "the watch shows what comes then", func() bool { return seen() == written })
 	for i, line := range strings.Split(strings.TrimSpace(out.String()), "\n") {
 		if !strings.Contains(line, fmt.Sprintf(`"node":{"key":"/cable/key","value":"%d"`, i)) {
 			t.Errorf("event %d: %s", i, line)

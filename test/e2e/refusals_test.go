@@ -16,7 +16,7 @@ import (
 // refused runs an agent that must end by itself with code 1 and an error that holds all the words.
 func refused(t *testing.T, h *host, words ...string) {
 	t.Helper()
-	if code := h.wait(20 * time.Second); code != 1 {
+	if code := h.wait(40 * time.Second); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
 	for _, w := range words {
@@ -87,7 +87,7 @@ func TestDataDirectoryOfAnotherClusterIsRefused(t *testing.T) {
 	c := newCluster(t, 1, 1)
 	other := newCluster(t, 1, 0)
 	stray := other.servers[0]
-	eventually(t, 10*time.Second, "the data directory knows its cluster", func() bool {
+	eventually(t, 30*time.Second, "the data directory knows its cluster", func() bool {
 		b, err := os.ReadFile(filepath.Join(stray.dir, "raft", "node.json"))
 		return err == nil && strings.Contains(string(b), "cluster_id")
 	})
@@ -150,7 +150,7 @@ func TestBadRequestsChangeNothing(t *testing.T) {
 		resp.Body.Close()
 		return resp.Header.Get("X-Consul-Index")
 	}
-	eventually(t, 10*time.Second, "the agent has settled", func() bool {
+	eventually(t, 30*time.Second, "the agent has settled", func() bool {
 		before := index()
 		time.Sleep(300 * time.Millisecond) // nothing to wait for: this is the settling itself
 		return before == index()
@@ -199,7 +199,7 @@ func TestEncryptedClusterRefusesStrangers(t *testing.T) {
 	c := newCluster(t, 1, 1, "-encrypt="+key)
 	stranger := newAgentHost(t, "stranger", "-retry-join="+c.servers[0].ip, "-retry-interval=1s")
 	stranger.start()
-	eventually(t, 20*time.Second, "the stranger fails to join", func() bool {
+	eventually(t, 30*time.Second, "the stranger fails to join", func() bool {
 		return strings.Contains(stranger.log.String(), "join")
 	})
 	var members []struct{ Name string }

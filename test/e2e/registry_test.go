@@ -140,13 +140,13 @@ func TestGhostDoesNotReturn(t *testing.T) {
 	for _, name := range []string{"ghost", "stays"} {
 		p.must(http.MethodPut, "/v1/agent/service/register", `{"Name":"`+name+`","Check":{"TTL":"1h","Status":"passing"}}`)
 	}
-	eventually(t, 10*time.Second, "both are known", func() bool { return httpCount(s, "ghost") == 1 && httpCount(s, "stays") == 1 })
-	eventually(t, 10*time.Second, "the acknowledgement is on disk", func() bool {
+	eventually(t, 30*time.Second, "both are known", func() bool { return httpCount(s, "ghost") == 1 && httpCount(s, "stays") == 1 })
+	eventually(t, 30*time.Second, "the acknowledgement is on disk", func() bool {
 		saved, err := os.ReadFile(filepath.Join(p.dir, "registry.log"))
 		return err == nil && strings.Contains(string(saved), "sent\x05ghost\x01")
 	})
 	p.kill()
-	eventually(t, 20*time.Second, "the death is noticed", func() bool {
+	eventually(t, 30*time.Second, "the death is noticed", func() bool {
 		var checks []struct{ CheckID, Status string }
 		if !s.get("/v1/health/node/"+p.name, &checks) {
 			return false
@@ -164,12 +164,12 @@ func TestGhostDoesNotReturn(t *testing.T) {
 		var services map[string]any
 		return p.get("/v1/agent/services", &services) && len(services) == 1 && services["stays"] != nil
 	})
-	eventually(t, 10*time.Second, "the other is passing again", func() bool { return httpCount(s, "stays") == 1 })
+	eventually(t, 30*time.Second, "the other is passing again", func() bool { return httpCount(s, "stays") == 1 })
 	if httpCount(s, "ghost") != 0 {
 		t.Error("the ghost returned")
 	}
 	p.must(http.MethodPut, "/v1/agent/service/register", `{"Name":"ghost","Check":{"TTL":"1h","Status":"passing"}}`)
-	eventually(t, 10*time.Second, "a new registration counts", func() bool { return httpCount(s, "ghost") == 1 })
+	eventually(t, 30*time.Second, "a new registration counts", func() bool { return httpCount(s, "ghost") == 1 })
 }
 
 // logIndex is the index of the last entry of the replicated log.

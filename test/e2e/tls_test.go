@@ -112,7 +112,7 @@ func TestTLSFromNothingToNewAuthority(t *testing.T) {
 	check := func(step string) {
 		t.Helper()
 		at := w.done.Load()
-		eventually(t, 20*time.Second, step+": writes go on", func() bool { return w.done.Load() > at+50 })
+		eventually(t, 30*time.Second, step+": writes go on", func() bool { return w.done.Load() > at+50 })
 		if n := w.failed.Swap(0); n > 0 {
 			t.Errorf("%s: %d writes failed, the last one: %s", step, n, *w.last.Load())
 		}
@@ -137,10 +137,10 @@ func TestTLSFromNothingToNewAuthority(t *testing.T) {
 				w.rest.Lock()
 			}
 			h.signal(syscall.SIGTERM)
-			h.wait(20 * time.Second)
+			h.wait(40 * time.Second)
 			h.start()
 			c.ready(h)
-			eventually(t, 20*time.Second, h.name+" sees a leader", func() bool {
+			eventually(t, 30*time.Second, h.name+" sees a leader", func() bool {
 				var leader string
 				return h.get("/v1/status/leader", &leader) && leader != ""
 			})
@@ -194,7 +194,7 @@ func TestTLSFromNothingToNewAuthority(t *testing.T) {
 			change(h)
 		}
 		for _, h := range c.all() {
-			eventually(t, 20*time.Second, h.name+": "+what, func() bool { return strings.Count(h.log.String(), inUse) > seen[h] })
+			eventually(t, 30*time.Second, h.name+": "+what, func() bool { return strings.Count(h.log.String(), inUse) > seen[h] })
 		}
 		check(what)
 	}
@@ -210,12 +210,12 @@ func TestTLSFromNothingToNewAuthority(t *testing.T) {
 
 	// A bad file is said and not taken; everything goes on, also after the leader's death.
 	d.give(c.servers[0], "key.pem", []byte("nonsense"))
-	eventually(t, 20*time.Second, "the bad file is said", func() bool {
+	eventually(t, 30*time.Second, "the bad file is said", func() bool {
 		return strings.Contains(c.servers[0].log.String(), "new certificates are no good")
 	})
 	check("a bad file")
 	c.leader().kill()
-	eventually(t, 20*time.Second, "writes go on without the leader", func() bool {
+	eventually(t, 30*time.Second, "writes go on without the leader", func() bool {
 		status, _ := p.do("PUT", "/v1/kv/after", "x")
 		return status == 200
 	})
@@ -237,10 +237,10 @@ func TestCertificateEndsSoon(t *testing.T) {
 	d.config(h, "verify_incoming = true")
 	h.args = append(h.args, "-config-file="+filepath.Join(h.dir, "tls.hcl"))
 	h.start()
-	eventually(t, 20*time.Second, "the log says so", func() bool {
+	eventually(t, 30*time.Second, "the log says so", func() bool {
 		return strings.Contains(h.log.String(), "a certificate ends soon") && strings.Contains(h.log.String(), "days=4")
 	})
-	eventually(t, 20*time.Second, "the metrics say so", func() bool {
+	eventually(t, 30*time.Second, "the metrics say so", func() bool {
 		status, body := h.do("GET", "/metrics", "")
 		return status == 200 && strings.Contains(body, "agent_tls_cert_expiry{") && strings.Contains(body, `stanza="tls.https"`)
 	})
@@ -263,7 +263,7 @@ func TestGossipKeyRotation(t *testing.T) {
 		}
 		return out
 	}
-	eventually(t, 20*time.Second, "everybody has the key", func() bool { return strings.Contains(ring("-list"), first+" [3/3]") })
+	eventually(t, 30*time.Second, "everybody has the key", func() bool { return strings.Contains(ring("-list"), first+" [3/3]") })
 	ring("-install", second)
 	ring("-use", second)
 	ring("-remove", first)
@@ -273,11 +273,11 @@ func TestGossipKeyRotation(t *testing.T) {
 	c.servers[1].kill()
 	c.servers[1].start() // with the old key on its command line: what was rotated is on its disk
 	c.ready(c.servers[1])
-	eventually(t, 20*time.Second, "it has the new key", func() bool { return strings.Contains(ring("-list"), second+" [3/3]") })
+	eventually(t, 30*time.Second, "it has the new key", func() bool { return strings.Contains(ring("-list"), second+" [3/3]") })
 
 	stranger := newAgentHost(t, "stranger", "-encrypt="+first, "-retry-join="+s.ip, "-retry-interval=1s")
 	stranger.start()
-	eventually(t, 20*time.Second, "a member with another key is told", func() bool {
+	eventually(t, 30*time.Second, "a member with another key is told", func() bool {
 		return strings.Contains(stranger.log.String(), "no installed keys could decrypt the message")
 	})
 	if out, _, _ := sh(t, nil, "", binary, "members", "-http-addr="+s.url("")); strings.Contains(out, "stranger") {
@@ -301,11 +301,11 @@ func TestGossipFromPlainToEncrypted(t *testing.T) {
 				h.args = append(h.args, "-hcl="+round)
 			}
 			h.signal(syscall.SIGTERM)
-			h.wait(20 * time.Second)
+			h.wait(40 * time.Second)
 			h.start()
 			c.ready(h)
 			for _, at := range c.all() {
-				eventually(t, 20*time.Second, at.name+" sees everybody", func() bool {
+				eventually(t, 30*time.Second, at.name+" sees everybody", func() bool {
 					out, _, code := sh(t, nil, "", binary, "members", "-http-addr="+at.url(""))
 					return code == 0 && strings.Count(out, "alive") == 3
 				})
@@ -317,7 +317,7 @@ func TestGossipFromPlainToEncrypted(t *testing.T) {
 	}
 	stranger := newAgentHost(t, "stranger", "-retry-join="+c.servers[0].ip, "-retry-interval=1s")
 	stranger.start()
-	eventually(t, 20*time.Second, "a member without a key is told", func() bool { return strings.Contains(stranger.log.String(), "encryption is not configured") })
+	eventually(t, 30*time.Second, "a member without a key is told", func() bool { return strings.Contains(stranger.log.String(), "encryption is not configured") })
 }
 
 // TestNobodyIsTrustedWithoutAuthorities: a directory of authorities that is emptied leaves those in use that were there, and is
@@ -346,7 +346,7 @@ func TestNobodyIsTrustedWithoutAuthorities(t *testing.T) {
 			"-client-cert="+filepath.Join(x.dir, "dc1-cli-consul-0.pem"), "-client-key="+filepath.Join(x.dir, "dc1-cli-consul-0-key.pem"))
 		return code == 0
 	}
-	eventually(t, 20*time.Second, "it answers", func() bool { return enters(d) })
+	eventually(t, 30*time.Second, "it answers", func() bool { return enters(d) })
 	if enters(stranger) {
 		t.Error("a stranger was let in")
 	}
@@ -360,9 +360,9 @@ func TestNobodyIsTrustedWithoutAuthorities(t *testing.T) {
 		t.Error("without authorities others are trusted")
 	}
 	h.signal(syscall.SIGTERM)
-	h.wait(20 * time.Second)
+	h.wait(40 * time.Second)
 	h.start()
-	if code := h.wait(20 * time.Second); code == 0 || !strings.Contains(h.log.String(), "holds no file with a certificate") {
+	if code := h.wait(40 * time.Second); code == 0 || !strings.Contains(h.log.String(), "holds no file with a certificate") {
 		t.Errorf("a start without authorities: %d", code)
 	}
 }

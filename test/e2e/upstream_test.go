@@ -117,7 +117,7 @@ func TestUpstream(t *testing.T) {
 	for _, n := range []*named{a, b, d} {
 		n.register(c.proxies[0])
 	}
-	eventually(t, 10*time.Second, "all instances are used", func() bool { got := heard(port, 12); return len(got) == 3 && got[""] == 0 })
+	eventually(t, 30*time.Second, "all instances are used", func() bool { got := heard(port, 12); return len(got) == 3 && got[""] == 0 })
 
 	// One dies under a load of new connections: none of them fails but those that it had taken.
 	var failed, done atomic.Int64
@@ -138,11 +138,11 @@ func TestUpstream(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, 10*time.Second, "load", func() bool { return done.Load() > 200 })
+	eventually(t, 30*time.Second, "load", func() bool { return done.Load() > 200 })
 	a.kill()
 	at := done.Load()
-	eventually(t, 10*time.Second, "more load", func() bool { return done.Load() > at+500 })
-	eventually(t, 10*time.Second, "the check sees the death", func() bool { return len(upstreams(t, p)[0].Instances) == 2 })
+	eventually(t, 30*time.Second, "more load", func() bool { return done.Load() > at+500 })
+	eventually(t, 30*time.Second, "the check sees the death", func() bool { return len(upstreams(t, p)[0].Instances) == 2 })
 	close(quit)
 	wg.Wait()
 	if n := failed.Load(); n > 16 {
@@ -165,7 +165,7 @@ func TestUpstream(t *testing.T) {
 	}
 	defer stay.Close()
 	c.proxies[0].must("PUT", "/v1/agent/service/deregister/b", "")
-	eventually(t, 5*time.Second, "new connections go to the other one", func() bool { got := heard(port, 10); return got["d"] == 10 })
+	eventually(t, 30*time.Second, "new connections go to the other one", func() bool { got := heard(port, 10); return got["d"] == 10 })
 	_ = stay.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if _, err := stay.Read(make([]byte, 1)); err != io.EOF && err == nil {
 		t.Errorf("the connection to the instance that went was not ended: %v", err)
@@ -196,10 +196,10 @@ func TestUpstream(t *testing.T) {
 		t.Errorf("with the server dead: %v", got)
 	}
 	p.signal(syscall.SIGTERM)
-	p.wait(20 * time.Second)
+	p.wait(40 * time.Second)
 	began := time.Now()
 	p.start()
-	eventually(t, 10*time.Second, "it answers without a server", func() bool { return hear(port) == "d" })
+	eventually(t, 30*time.Second, "it answers without a server", func() bool { return hear(port) == "d" })
 	t.Logf("started without a server, its first connection after %v", time.Since(began).Round(time.Millisecond))
 	if st := upstreams(t, p); !st[0].Stale {
 		t.Errorf("not marked as stale: %+v", st)
