@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -406,10 +407,10 @@ func TestJudge(t *testing.T) {
 func TestWaitersLearnOfAnotherClustersData(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newData()
-		hold := true
+		var believe atomic.Bool
 		v := newViews(t, d, func(c *ViewsConfig) {
 			c.Judge = func(name string, previous, next *Answer) *Answer {
-				if hold && next.Empty() {
+				if !believe.Load() && next.Empty() {
 					return previous
 				}
 				return next
@@ -430,7 +431,7 @@ func TestWaitersLearnOfAnotherClustersData(t *testing.T) {
 		if len(out) > 0 {
 			t.Fatalf("woken by what is held back: %+v", <-out)
 		}
-		hold = false
+		believe.Store(true)
 		began := time.Now()
 		v.Rejudge()
 		for range cap(out) {
