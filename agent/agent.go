@@ -241,8 +241,12 @@ func (a *Agent) serveRelayed(w http.ResponseWriter, r *http.Request) {
 		a.hearRestart(w, r)
 		return
 	}
-	if r.URL.Path == clockPath {
+	switch r.URL.Path {
+	case clockPath:
 		tellClock(w)
+		return
+	case holdsPath:
+		a.tellHolds(w)
 		return
 	}
 	if h := a.handler.Load(); h != nil {

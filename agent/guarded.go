@@ -98,6 +98,7 @@ func (a *Agent) runGuard() {
 		return
 	}
 	a.keepGuard()
+	go a.learnHolds()
 	go func() {
 		for rest(a.ctx, guardTick) {
 			a.guard.Expire()

@@ -55,8 +55,9 @@ func (g *Services) Save() []SavedHold {
 	return out
 }
 
-// Restore goes on with what was held before a restart, and returns it; what is over by now is left out. Call it before
-// anything else. What these services lost is held in whatever is seen of them, before Begin already.
+// Restore goes on with holds that are not this guard's yet: its own of before a restart, or those of another agent that saw what this one
+// missed. It returns those it took. What is over by now, held here already or known to be true is left out. What these services
+// lost is held in whatever is seen of them, before Begin already.
 func (g *Services) Restore(list []SavedHold) []Hold {
 	now := g.cfg.Now()
 	var out []Hold
@@ -64,31 +65,53 @@ func (g *Services) Restore(list []SavedHold) []Hold {
 	defer g.mu.Unlock()
 	for _, saved := range list {
 		until := saved.Until
-		if most := now.Add(g.cfg.Rules.Hold); until.After(most) { // the clock was turned back, or the rules have changed
+		if most := now.Add(g.cfg.Rules.Hold); until.After(most) { // another clock, or other rules
 			until = most
 		}
 		if saved.Key == "" || len(saved.Lost) == 0 || !now.Before(until) {
 			continue
 		}
-		s := &service{name: saved.Service, set: NewSet[*catalog.Instance](g.cfg.Rules)}
-		for _, in := range saved.Lost {
-			good := &catalog.Instance{Node: &catalog.Node{Name: in.Node}, Service: &catalog.Service{ID: in.ID}, Status: in.Status}
-			for _, c := range in.Checks {
-				check := c.Check
-				check.Created, check.Modified = c.Created, c.Modified
-				good.Checks = append(good.Checks, &check)
-			}
-			s.set.restore(keyOf(good), rank(good.Status), good, saved.Since)
+		s := g.sets[saved.Key]
+		if s == nil {
+			s = &service{name: saved.Service, set: NewSet[*catalog.Instance](g.cfg.Rules)}
 		}
-		s.set.held, s.set.since, s.set.until = true, saved.Since, until
-		h := &Hold{Service: saved.Service, Since: saved.Since, Until: until, Lost: len(saved.Lost), Of: len(saved.Lost)}
+		if s.set.held || now.Before(s.set.quiet) {
+			continue
+		}
+		for _, in := range saved.Lost {
+			good := in.instance()
+			s.set.restore(keyOf(good), rank(good.Status), good, saved.Since, s.index > 0)
+		}
+		lost, of := s.set.Count()
+		if lost == 0 {
+			continue
+		}
 		g.sets[saved.Key] = s
-		g.holding.Add(1)
-		g.turn()
-		s.shown = Judgement{Hold: h, Turn: g.epoch.Load()}
-		out = append(out, *h)
+		s.set.held, s.set.since, s.set.until = true, saved.Since, until
+		if s.index == 0 { // nothing was seen of it yet
+			g.holding.Add(1)
+			g.turn()
+			s.shown = Judgement{Hold: &Hold{Service: saved.Service, Since: saved.Since, Until: until, Lost: lost, Of: of}, Turn: g.epoch.Load()}
+		} else {
+			s.set.See(s.seen, now) // what is in maintenance, or has come back, is not held
+			g.show(s, Recovered)
+		}
+		if s.shown.Hold != nil {
+			out = append(out, *s.shown.Hold)
+		}
 	}
 	return out
+}
+
+// instance is what was saved, as good as it was.
+func (in SavedInstance) instance() *catalog.Instance {
+	good := &catalog.Instance{Node: &catalog.Node{Name: in.Node}, Service: &catalog.Service{ID: in.ID}, Status: in.Status}
+	for _, c := range in.Checks {
+		check := c.Check
+		check.Created, check.Modified = c.Created, c.Modified
+		good.Checks = append(good.Checks, &check)
+	}
+	return good
 }
 
 // early answers before Begin: everything is as it is said to be, but for what was restored. Nothing is concluded from what is seen, for
@@ -125,7 +148,15 @@ func (s *Set[V]) lost() []V {
 	return out
 }
 
-// restore makes a member one that was lost at some time.
-func (s *Set[V]) restore(key string, goodRank int, good V, at time.Time) {
-	s.members[key] = &element[V]{lost: true, at: at, good: good, goodRank: goodRank}
+// restore makes a member one that was lost at some time, if it is not as good as it was. Of a set that was seen, only members count.
+func (s *Set[V]) restore(key string, goodRank int, good V, at time.Time, seen bool) {
+	e := s.members[key]
+	switch {
+	case e == nil && seen, e != nil && e.rank >= goodRank:
+		return
+	case e == nil:
+		e = &element[V]{}
+		s.members[key] = e
+	}
+	e.lost, e.at, e.good, e.goodRank = true, at, good, goodRank
 }

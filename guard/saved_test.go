@@ -86,6 +86,49 @@ func TestHoldsOutliveARestart(t *testing.T) {
 	})
 }
 
+// TestHoldsAreLearnt: a guard that missed the losses takes what another holds, but for what it knows better.
+func TestHoldsAreLearnt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var events []guard.Event
+		g, f := newServices(&events), newFleet(10)
+		g.Judge(webKey, f.index, f.list)
+		for i := range 10 {
+			f.turn(i, catalog.Critical)
+		}
+		g.Judge(webKey, f.index, f.list)
+		saved := g.Save()
+
+		missed := newServices(&events)
+		f.turn(0, catalog.Passing)     // has come back
+		f.turn(1, catalog.Maintenance) // is asked for
+		f.list = f.list[:9]            // one was removed
+		if j := missed.Judge(webKey, f.index, f.list); healthy(j) != 1 {
+			t.Fatalf("what is seen first is believed, not %d", healthy(j))
+		}
+		epoch := missed.Epoch()
+		if held := missed.Restore(saved); len(held) != 1 || held[0].Lost != 7 || held[0].Of != 8 {
+			t.Errorf("learnt: %v", held)
+		}
+		if j := missed.Judge(webKey, f.index, f.list); healthy(j) != 8 || j.Hold == nil || missed.Epoch() == epoch {
+			t.Errorf("%d are shown, %+v", healthy(j), j.Hold)
+		}
+		if held := missed.Restore(saved); len(held) != 0 {
+			t.Errorf("learnt twice: %v", held)
+		}
+		missed.Release(webKey)
+		if held := missed.Restore(saved); len(held) != 0 || healthy(missed.Judge(webKey, f.index, f.list)) != 1 {
+			t.Errorf("learnt against an operator's word: %v", held)
+		}
+
+		well := newServices(&events) // it sees that all is well
+		ok := newFleet(10)
+		well.Judge(webKey, ok.index, ok.list)
+		if held := well.Restore(saved); len(held) != 0 || well.Holding() {
+			t.Errorf("learnt although all are well: %v", held)
+		}
+	})
+}
+
 func TestRestoredHoldsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events []guard.Event

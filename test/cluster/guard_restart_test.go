@@ -25,6 +25,45 @@ func emptyAnswer(h *testcluster.Host, service string) string {
 	return ""
 }
 
+// TestHoldIsLearnt: all instances turn critical while one server is away. It comes back, a proxy comes new, and both hold what the
+// others hold.
+func TestHoldIsLearnt(t *testing.T) {
+	t.Parallel()
+	c := testcluster.Start(t, 3, 0)
+	away, rest := c.Servers[2], c.Servers[:2]
+	fleet(t, rest[0], "web", 6)
+	for _, h := range rest {
+		watched(t, h, 1)
+	}
+	away.Crash(t)
+	c.WaitLeader(t, away)
+	for i := range 6 {
+		report(t, rest[0], "web", i, "critical")
+	}
+	holds := func(h *testcluster.Host) {
+		t.Helper()
+		testcluster.Eventually(t, h.Name+" holds them", func() bool {
+			var self struct {
+				Guard struct{ Held []struct{ Lost int } }
+			}
+			return h.Get("/v1/agent/self", &self) && len(self.Guard.Held) == 1 && self.Guard.Held[0].Lost == 6 && lookupAll(h, "web.service.consul.") == 6
+		})
+	}
+	for _, h := range rest { // all that was lost has been seen: what is learnt is what is held at that moment
+		holds(h)
+	}
+	away.Start(t)
+	holds(away)
+	holds(c.AddProxy(t, "p1"))
+	away.Put(t, "/v1/agent/guard/release", "")
+	for _, h := range c.All() {
+		testcluster.Eventually(t, h.Name+" believes it", func() bool {
+			n, g := passing(h, "web")
+			return n == 0 && g == "" && lookupAll(h, "web.service.consul.") == 0
+		})
+	}
+}
+
 // TestHoldOutlivesRestarts: all instances of a service turn critical at once and are held. Proxy and server die and come back, each
 // while the other is there and both together, and nobody is ever told that there is none; an operator's word ends it for good.
 func TestHoldOutlivesRestarts(t *testing.T) {
