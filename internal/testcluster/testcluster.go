@@ -343,10 +343,16 @@ func (h *Host) Do(method, path, body string) Answer {
 	return Answer{resp.StatusCode, resp.Header, string(b)}
 }
 
-// Put must succeed.
+// Put must succeed. On a machine that is busy enough a leader falls by itself, and what a write came to is unknown then: it is
+// made again, as a client does, and the test's log says so. What must succeed at once takes Do.
 func (h *Host) Put(t testing.TB, path, body string) Answer {
 	t.Helper()
 	a := h.Do(http.MethodPut, path, body)
+	for deadline := time.Now().Add(Patience); a.Status == http.StatusInternalServerError && time.Now().Before(deadline); {
+		t.Logf("%s: PUT %s is made again: status %d: %s", h.Name, path, a.Status, a.Body)
+		time.Sleep(100 * time.Millisecond)
+		a = h.Do(http.MethodPut, path, body)
+	}
 	if !a.OK() {
 		t.Fatalf("%s: PUT %s: status %d: %s", h.Name, path, a.Status, a.Body)
 	}
@@ -373,7 +379,7 @@ func Eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// Main runs the tests of a package that do nothing but wait for clusters: four at once, whatever the number of processors, unless the
+// Main runs the tests of a package that do nothing but wait for clusters: three at once, whatever the number of processors, unless the
 // flag -parallel says otherwise.
 //
 //	func TestMain(m *testing.M) { os.Exit(testcluster.Main(m)) }
@@ -382,7 +388,7 @@ func Main(m *testing.M) int {
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if f := flag.Lookup("test.parallel"); f != nil && !given {
-		if err := f.Value.Set("4"); err != nil {
+		if err := f.Value.Set("3"); err != nil {
 			panic(err)
 		}
 	}

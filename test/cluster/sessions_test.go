@@ -35,7 +35,7 @@ func lockOf(h *testcluster.Host, key string) lockState {
 // TTLs, without a write; the other ends, and the next holder gets a higher LockIndex.
 func TestSessionsOutliveTheLeader(t *testing.T) {
 	t.Parallel()
-	c := testcluster.Start(t, 3, 1, "-hcl", `session_ttl_min = "500ms"`)
+	c := testcluster.Start(t, 3, 1, "-hcl", `session_ttl_min = "500ms" performance { rpc_hold_timeout = "40s" }`) // for elections that are tried again
 	p := c.Proxies[0]
 	p.WaitReady(t)
 	const ttl = 5 * time.Second

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ type mortal struct {
 	began   time.Time
 	ttl     time.Duration
 	expired time.Time
+	unsure  bool // whether the write came to anything is unknown
 }
 
 // life is how long the key lived by the clock of its client, from before it was written to after it was seen to go.
@@ -77,6 +79,7 @@ func follow(t testing.TB, h *testcluster.Host, since uint64, keys map[string]*mo
 // write makes n keys that live from one second to longest, by eight clients of the given hosts.
 func (g *graves) write(t testing.TB, prefix string, n, longest int, hosts ...*testcluster.Host) {
 	var wg sync.WaitGroup
+	var unsure atomic.Int64
 	for w := range 8 {
 		wg.Go(func() {
 			for i := w; i < n; i += 8 {
@@ -86,13 +89,24 @@ func (g *graves) write(t testing.TB, prefix string, n, longest int, hosts ...*te
 				g.mu.Lock()
 				g.keys[key] = m
 				g.mu.Unlock()
-				if a := hosts[i%len(hosts)].Do(http.MethodPut, "/v2/keys"+key+"?prevExist=false", fmt.Sprintf("value=1&ttl=%d", secs)); !a.OK() {
+				a := hosts[i%len(hosts)].Do(http.MethodPut, "/v2/keys"+key+"?prevExist=false", fmt.Sprintf("value=1&ttl=%d", secs))
+				switch {
+				case a.Status == http.StatusInternalServerError: // on a busy machine a leader may fall by itself
+					t.Logf("%s: %d %s", key, a.Status, a.Body)
+					unsure.Add(1)
+					g.mu.Lock()
+					m.unsure = true
+					g.mu.Unlock()
+				case !a.OK():
 					t.Errorf("%s: %d %s", key, a.Status, a.Body)
 				}
 			}
 		})
 	}
 	wg.Wait()
+	if int(unsure.Load()) > n/2 {
+		t.Errorf("%d of %d writes have an unknown outcome", unsure.Load(), n)
+	}
 }
 
 // wait returns the keys in order of their end, once all have gone.
@@ -102,12 +116,17 @@ func (g *graves) wait(t testing.TB) (all []mortal) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		all = all[:0]
+		sure := 0
 		for _, m := range g.keys {
+			if m.unsure {
+				continue
+			}
+			sure++
 			if !m.expired.IsZero() {
 				all = append(all, *m)
 			}
 		}
-		return len(all) == len(g.keys)
+		return len(all) == sure
 	})
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -115,7 +134,7 @@ func (g *graves) wait(t testing.TB) (all []mortal) {
 		t.Error(g.err)
 	}
 	for name, m := range g.keys {
-		if m.life() < m.ttl {
+		if !m.expired.IsZero() && m.life() < m.ttl {
 			t.Errorf("%s lived %v of %v", name, m.life(), m.ttl)
 		}
 	}
