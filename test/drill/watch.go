@@ -104,9 +104,12 @@ func Write(base, key string) *Writer {
 				return
 			default:
 			}
-			v := fmt.Sprint(w.written.Load())
-			if _, ok := do(http.MethodPut, at, url.Values{"value": {v}}).event(); !ok {
-				// A write whose outcome is unknown is looked at, or its value would come twice.
+			n := w.written.Load()
+			v, to := fmt.Sprint(n), at
+			if n > 0 {
+				to += "?prevValue=" + fmt.Sprint(n-1) // so that no value comes twice, whatever became of a write of unknown outcome
+			}
+			if _, ok := do(http.MethodPut, to, url.Values{"value": {v}}).event(); !ok {
 				if now, ok := do(http.MethodGet, at+"?quorum=true", nil).event(); !ok || now.Node.Value != v {
 					continue
 				}
