@@ -348,9 +348,10 @@ func (h *Host) Do(method, path, body string) Answer {
 func (h *Host) Put(t testing.TB, path, body string) Answer {
 	t.Helper()
 	a := h.Do(http.MethodPut, path, body)
-	for deadline := time.Now().Add(Patience); a.Status == http.StatusInternalServerError && time.Now().Before(deadline); {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(Patience); a.Status == http.StatusInternalServerError && time.Now().Before(deadline); <-tick.C {
 		t.Logf("%s: PUT %s is made again: status %d: %s", h.Name, path, a.Status, a.Body)
-		time.Sleep(100 * time.Millisecond)
 		a = h.Do(http.MethodPut, path, body)
 	}
 	if !a.OK() {
