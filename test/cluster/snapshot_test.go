@@ -66,7 +66,7 @@ func TestSnapshotGoesBackInTime(t *testing.T) {
 		t.Fatal("a refused archive changed something")
 	}
 
-	if a := p.Do("PUT", "/v1/snapshot", saved.Body); !a.OK() || a.Body != "" {
+	if a := p.Put(t, "/v1/snapshot", saved.Body); a.Body != "" {
 		t.Fatalf("restore: %d %s", a.Status, a.Body)
 	}
 	for _, w := range waiters {
