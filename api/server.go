@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/musterhq/muster/internal/farewell"
 )
 
 // Defaults of a Server.
@@ -46,6 +48,7 @@ type Server struct {
 	http  http.Server
 	ln    net.Listener
 	limit *ConnLimit
+	bye   farewell.Farewell
 
 	stop     sync.Once
 	stopping chan struct{} // closed when Close begins
@@ -70,7 +73,7 @@ func NewServer(c ServerConfig) *Server {
 	base, cancel := context.WithCancelCause(WithStopping(context.Background(), stopping))
 	s := &Server{cfg: c, cancel: cancel, stopping: stopping, limit: &ConnLimit{Max: c.MaxConnsPerClient}}
 	s.http = http.Server{
-		Handler:           c.Handler,
+		Handler:           s.bye.Wrap(c.Handler),
 		TLSConfig:         c.TLS,
 		ReadHeaderTimeout: c.ReadHeaderTimeout,
 		IdleTimeout:       c.IdleTimeout,
@@ -119,7 +122,7 @@ func (s *Server) Serve() error {
 	} else {
 		err = s.http.Serve(ln)
 	}
-	if errors.Is(err, http.ErrServerClosed) {
+	if errors.Is(err, http.ErrServerClosed) || s.bye.Leaving() {
 		return nil
 	}
 	return fmt.Errorf("serve on %s: %w", s.cfg.Addr, err)
@@ -136,13 +139,12 @@ func (s *Server) Close(ctx context.Context) error {
 	s.stop.Do(func() { close(s.stopping) })
 	t := time.AfterFunc(endless, func() { s.cancel(ErrShutdown) })
 	defer t.Stop()
-	err := s.http.Shutdown(ctx)
-	s.cancel(ErrShutdown)
+	var err error
 	if s.ln != nil {
-		_ = s.ln.Close() // when Serve was never called
+		err = s.bye.Shutdown(ctx, &s.http, s.ln)
 	}
+	s.cancel(ErrShutdown)
 	if err != nil {
-		_ = s.http.Close()
 		return fmt.Errorf("stop serving on %s: %w", s.cfg.Addr, err)
 	}
 	return nil

@@ -12,6 +12,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-metrics"
+
+	"github.com/musterhq/muster/internal/farewell"
 )
 
 // Config of a Server. Only Bind (or Listener) is needed; zero limits mean the defaults above.
@@ -38,7 +40,7 @@ type Server struct {
 	ln    *limitListener
 	http  *http.Server
 	raft  acceptor
-	busy  atomic.Int64  // requests running
+	bye   farewell.Farewell
 	done  chan struct{} // closed when the accept loop has ended
 	once  sync.Once
 	cause error // what ended the accept loop, valid after done
@@ -77,7 +79,7 @@ func Listen(cfg Config) (*Server, error) {
 	}
 	s.http = &http.Server{
 		BaseContext:       func(net.Listener) context.Context { return cfg.Base },
-		Handler:           http.HandlerFunc(s.serveHTTP),
+		Handler:           s.bye.Wrap(http.HandlerFunc(s.serveHTTP)),
 		Protocols:         &protocols,
 		ReadHeaderTimeout: cfg.HeaderTimeout, // net/http bounds the TLS handshake by it too
 		IdleTimeout:       cfg.IdleTimeout,
@@ -107,15 +109,13 @@ func (s *Server) serve() {
 	default:
 		s.cause = s.http.ServeTLS(s.ln, "", "")
 	}
-	if !errors.Is(s.cause, http.ErrServerClosed) {
+	if !errors.Is(s.cause, http.ErrServerClosed) && !s.bye.Leaving() {
 		s.cfg.Logger.Error("server port stopped accepting", "error", s.cause)
 		s.raft.close()
 	}
 }
 
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
-	s.busy.Add(1)
-	defer s.busy.Add(-1)
 	switch {
 	case r.URL.Path == RaftPath:
 		s.serveRaft(w, r)
@@ -132,46 +132,16 @@ func (s *Server) Addr() net.Addr { return s.ln.Addr() }
 // Conns is how many connections are open, raft streams included.
 func (s *Server) Conns() int { return int(s.ln.open.Load()) }
 
-// Close stops accepting, ends the raft streams, and waits for running requests until ctx is done; then it cuts
-// them. The returned error is ctx's when requests had to be cut. Further calls do nothing.
+// Close stops accepting, ends the raft streams, and waits for requests that run or are on their way until ctx is done;
+// then it cuts them. The returned error is ctx's when requests had to be cut. Further calls do nothing.
 func (s *Server) Close(ctx context.Context) error {
 	var err error
 	s.once.Do(func() {
 		s.raft.close()
-		err = s.shutdown(ctx)
-		// Shutdown before the accept loop has registered the listener would leave it open.
-		_ = s.ln.Close()
+		err = s.bye.Shutdown(ctx, s.http, s.ln)
 		<-s.done
 	})
 	return err
-}
-
-// flushGrace is left to connections, once no request runs, to put the last bytes of answers on the wire.
-const flushGrace = 100 * time.Millisecond
-
-// shutdown ends the HTTP server. net/http keeps idle HTTP/2 connections for a second after it said goodbye on
-// them; an agent that stops need not wait for that.
-func (s *Server) shutdown(ctx context.Context) error {
-	ended := make(chan error, 1)
-	go func() { ended <- s.http.Shutdown(ctx) }()
-	tick := time.NewTicker(flushGrace / 10)
-	defer tick.Stop()
-	for quiet := 0; ; {
-		select {
-		case err := <-ended:
-			if err != nil {
-				_ = s.http.Close()
-			}
-			return err
-		case <-tick.C:
-			if quiet++; s.busy.Load() != 0 {
-				quiet = 0
-			}
-			if quiet > 10 {
-				return s.http.Close()
-			}
-		}
-	}
 }
 
 // limitListener closes connections beyond max. Refusing at once is better than not accepting: a client that is
