@@ -68,17 +68,36 @@ func (a *Agent) startHTTP() error {
 // localRoutes are the rows that belong to no dialect.
 func (a *Agent) localRoutes() []api.Route {
 	get := []string{http.MethodGet, http.MethodHead}
-	rows := []api.Route{{Pattern: "/metrics", Methods: get, Handler: a.prom, Refuse: optionsOr("GET, HEAD")}, a.removalRoute(), a.dnsOverHTTPS()}
+	rows := []api.Route{{Pattern: "/metrics", Methods: get, Handler: a.demanding("agent", a.prom), Refuse: optionsOr("GET, HEAD")}, a.removalRoute(), a.dnsOverHTTPS()}
 	if !a.cfg.EnableDebug {
 		return rows
 	}
+	profile := func(h http.HandlerFunc) http.Handler { return a.demanding("operator", h) }
 	return append(rows,
-		api.Route{Pattern: "/debug/pprof/", Methods: get, Handler: http.HandlerFunc(pprof.Index)},
-		api.Route{Pattern: "/debug/pprof/cmdline", Methods: get, Handler: http.HandlerFunc(pprof.Cmdline)},
-		api.Route{Pattern: "/debug/pprof/profile", Methods: get, Handler: http.HandlerFunc(pprof.Profile)},
-		api.Route{Pattern: "/debug/pprof/symbol", Methods: append(get, http.MethodPost), Handler: http.HandlerFunc(pprof.Symbol)},
-		api.Route{Pattern: "/debug/pprof/trace", Methods: get, Handler: http.HandlerFunc(pprof.Trace)},
+		api.Route{Pattern: "/debug/pprof/", Methods: get, Handler: profile(pprof.Index)},
+		api.Route{Pattern: "/debug/pprof/cmdline", Methods: get, Handler: profile(pprof.Cmdline)},
+		api.Route{Pattern: "/debug/pprof/profile", Methods: get, Handler: profile(pprof.Profile)},
+		api.Route{Pattern: "/debug/pprof/symbol", Methods: append(get, http.MethodPost), Handler: profile(pprof.Symbol)},
+		api.Route{Pattern: "/debug/pprof/trace", Methods: get, Handler: profile(pprof.Trace)},
 	)
+}
+
+// demanding asks for the right to read a resource of this agent before it serves.
+func (a *Agent) demanding(resource string, next http.Handler) http.Handler {
+	if a.opts.Authorizer == nil {
+		return next
+	}
+	name := ""
+	if resource == "agent" {
+		name = a.cfg.NodeName
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := a.mayRead(r, resource, name); err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // optionsOr answers OPTIONS with 200, as the hierarchical dialect does on every path, and other methods with 405.

@@ -21,7 +21,7 @@ type local struct{ *Agent }
 func (a *Agent) newAgentAPI() *consul.AgentAPI {
 	l := local{a}
 	c := consul.AgentConfig{
-		Datacenter: a.cfg.Datacenter, Registry: a.registry, Members: l, Control: l, Info: l, Events: a.events,
+		Datacenter: a.cfg.Datacenter, NodeName: a.cfg.NodeName, Registry: a.registry, Members: l, Control: l, Info: l, Events: a.events,
 		Version: consul.AgentVersion{SHA: version.Revision(), HumanVersion: version.Version},
 		Metrics: func(w http.ResponseWriter, r *http.Request) (any, error) { return a.memory.DisplayMetrics(w, r) },
 		Logs:    a.log, Authorizer: a.opts.Authorizer, QueryTime: a.cfg.DefaultQueryTime, MaxQueryTime: a.cfg.MaxQueryTime,

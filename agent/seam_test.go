@@ -27,6 +27,52 @@ func (d *denier) Authorize(token string, _ consul.Access) error {
 	return errors.New("Permission denied")
 }
 
+// clerk allows everything and writes down what he was asked.
+type clerk struct{ asked []string }
+
+func (c *clerk) Authorize(_ string, a consul.Access) error {
+	level := ":read "
+	if a.Write {
+		level = ":write "
+	}
+	c.asked = append(c.asked, strings.TrimSpace(a.Resource+level+a.Name))
+	return nil
+}
+
+// Each route of the agent itself asks for the right that the contract names (consul-agent 5.3).
+func TestWhatEachAgentRouteAsksFor(t *testing.T) {
+	rig := openRig(t, "", newFakeCluster())
+	c, node := &clerk{}, &fakeNode{}
+	rt, err := api.NewRouter(api.RouterConfig{Routes: consul.NewAgentAPI(consul.AgentConfig{
+		Datacenter: "dc1", NodeName: "n1", Registry: rig.Registry, Members: node, Control: node, Info: node, Authorizer: c,
+	}).Routes()})
+	must(t, err)
+	for _, x := range []struct{ request, body, asked string }{
+		{"PUT /v1/agent/service/register", `{"ID":"a","Name":"web","Check":{"TTL":"1h"}}`, "service:write web"},
+		{"PUT /v1/agent/service/register", `{"ID":"a","Name":"db","Check":{"TTL":"1h"}}`, "service:write db,service:write web"}, // takes the name away
+		{"PUT /v1/agent/check/register", `{"Name":"disk","TTL":"1h"}`, "node:write n1"},
+		{"PUT /v1/agent/check/register", `{"Name":"more","TTL":"1h","ServiceID":"a"}`, "service:write db"},
+		{"PUT /v1/agent/check/pass/disk", "", "node:write n1"},
+		{"PUT /v1/agent/check/pass/service:a", "", "service:write db"},
+		{"GET /v1/agent/services", "", "service:read db"},
+		{"GET /v1/agent/service/a", "", "service:read db"},
+		{"GET /v1/agent/checks", "", "node:read n1,node:read n1,service:read db,node:read n1,service:read db"},
+		{"PUT /v1/agent/maintenance?enable=true", "", "node:write n1"},
+		{"PUT /v1/agent/service/deregister/a", "", "service:write db"},
+		{"GET /v1/agent/self", "", "agent:read n1"},
+		{"PUT /v1/agent/reload", "", "agent:write n1"},
+		{"PUT /v1/agent/force-leave/x", "", "operator:write"},
+	} {
+		c.asked = nil
+		method, target, _ := strings.Cut(x.request, " ")
+		rec := httptest.NewRecorder()
+		rt.ServeHTTP(rec, httptest.NewRequest(method, target, strings.NewReader(x.body)))
+		if got := strings.Join(c.asked, ","); got != x.asked || rec.Code >= http.StatusInternalServerError {
+			t.Errorf("%s asks for %q, want %q; answer %d %s", x.request, got, x.asked, rec.Code, rec.Body)
+		}
+	}
+}
+
 // oneEvent is a source of user events.
 type oneEvent struct{}
 

@@ -82,16 +82,8 @@ func whyTarget(path, prefix string) (kind, name string, err error) {
 	return kind, name, nil
 }
 
-// mayAskWhy asks for the right to read what is explained: a check belongs to a node and perhaps to a service.
-func (a *Agent) mayAskWhy(r *http.Request, kind, name string) error {
-	for _, resource := range []string{"service", "node"} {
-		if kind == resource || kind == "any" || kind == "check" && resource == "node" {
-			if err := consul.Allow(a.opts.Authorizer, r, consul.Access{Resource: resource, Name: name}); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+func (a *Agent) mayRead(r *http.Request, resource, name string) error {
+	return consul.Allow(a.opts.Authorizer, r, consul.Access{Resource: resource, Name: name})
 }
 
 func writeWhy(w http.ResponseWriter, y *Why) {
@@ -110,36 +102,34 @@ func (a *Agent) serveWhy(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if err := a.mayAskWhy(r, kind, name); err != nil {
-		http.Error(w, err.Error(), http.StatusForbidden)
-		return
-	}
 	snap, _, err := a.store.Read(r.Context(), api.Default)
 	if err != nil {
 		api.WriteStoreError(w, err)
 		return
 	}
-	writeWhy(w, a.explain(r.Context(), snap, kind, name))
+	found, err := a.findWhy(r, snap, kind, name)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusForbidden)
+		return
+	}
+	writeWhy(w, a.explain(r.Context(), snap, found))
 }
 
-// serveAskWhy asks the leader and adds what this agent's DNS says.
+// serveAskWhy asks the leader, who knows what the token may read, and adds what this agent's DNS says.
 func (a *Agent) serveAskWhy(w http.ResponseWriter, r *http.Request) {
 	kind, name, err := whyTarget(r.URL.Path, askWhyPath)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if err := a.mayAskWhy(r, kind, name); err != nil {
-		http.Error(w, err.Error(), http.StatusForbidden)
-		return
-	}
 	y, err := a.askWhy(r.Context(), kind, name, consul.Token(r))
 	if err != nil {
-		status := http.StatusInternalServerError
-		if errors.Is(err, errRefused) {
-			status = http.StatusForbidden
+		var refused whyRefused
+		if errors.As(err, &refused) {
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
 		}
-		http.Error(w, "asking the leader: "+err.Error(), status)
+		http.Error(w, "asking the leader: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
 	y.Agent = a.cfg.NodeName
@@ -157,8 +147,10 @@ func (a *Agent) serveAskWhy(w http.ResponseWriter, r *http.Request) {
 	writeWhy(w, y)
 }
 
-// errRefused: the leader does not let the token of the request do this.
-var errRefused = errors.New("refused")
+// whyRefused is the leader's word for what the token of the request may not do.
+type whyRefused string
+
+func (e whyRefused) Error() string { return string(e) }
 
 func (a *Agent) askWhy(ctx context.Context, kind, name, token string) (*Why, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, whyPath+kind+"/"+url.PathEscape(name), http.NoBody)
@@ -180,7 +172,7 @@ func (a *Agent) askWhy(ctx context.Context, kind, name, token string) (*Why, err
 	switch text := strings.TrimSpace(string(body)); resp.StatusCode {
 	case http.StatusOK:
 	case http.StatusForbidden:
-		return nil, fmt.Errorf("%w: %s", errRefused, text)
+		return nil, whyRefused(text)
 	default:
 		return nil, errors.New(text)
 	}
@@ -245,48 +237,85 @@ func firstLine(s string) string {
 	return s
 }
 
-// explain finds the records of a name and explains each.
-func (a *Agent) explain(ctx context.Context, snap *kv.Snap, kind, name string) *Why {
-	y := &Why{Name: name, Server: a.cfg.NodeName}
+// whyFound is what the catalog has of a name.
+type whyFound struct {
+	kind, name string
+	instances  []*catalog.Instance
+	node       *catalog.Node // or nil
+	checks     []*catalog.Check
+}
+
+// findWhy finds the records of a name that the request may read. An instance is on a node, and a check belongs to a node
+// and perhaps to a service. Without any record that may be read it takes the right on the name itself to learn that.
+func (a *Agent) findWhy(r *http.Request, snap *kv.Snap, kind, name string) (*whyFound, error) {
+	f := &whyFound{kind: kind, name: name}
+	wants := func(k string) bool { return kind == k || kind == "any" }
+	hidden := func(node, service string) bool {
+		return a.mayRead(r, "node", node) != nil || service != "" && a.mayRead(r, "service", service) != nil
+	}
+	if wants("service") {
+		f.instances = slices.DeleteFunc(slices.Clone(whyInstances(snap, name)), func(in *catalog.Instance) bool {
+			return hidden(in.Node.Name, in.Service.Name)
+		})
+	}
+	if n, ok := catalog.GetNode(snap, name); ok && wants("node") && !hidden(n.Name, "") {
+		f.node = n
+	}
+	if wants("check") {
+		for _, n := range catalog.Nodes(snap) {
+			if c, _, ok := catalog.GetCheck(snap, n.Name, name); ok && !hidden(c.Node, c.ServiceName) {
+				f.checks = append(f.checks, c)
+			}
+		}
+	}
+	if len(f.nodes()) > 0 {
+		return f, nil
+	}
+	if wants("service") {
+		if err := a.mayRead(r, "service", name); err != nil {
+			return nil, err
+		}
+	}
+	if kind == "service" {
+		return f, nil
+	}
+	return f, a.mayRead(r, "node", name)
+}
+
+// nodes are those that the records are on; a node may be there more than once.
+func (f *whyFound) nodes() []string {
+	var names []string
+	for _, in := range f.instances {
+		names = append(names, in.Node.Name)
+	}
+	for _, c := range f.checks {
+		names = append(names, c.Node)
+	}
+	if f.node != nil {
+		names = append(names, f.node.Name)
+	}
+	return names
+}
+
+// explain explains each of the records found.
+func (a *Agent) explain(ctx context.Context, snap *kv.Snap, f *whyFound) *Why {
+	y := &Why{Name: f.name, Server: a.cfg.NodeName}
 	e := &explainer{agent: a, snap: snap, now: time.Now(), y: y, members: map[string]membership.Member{}}
 	for _, m := range a.pool.Members() {
 		e.members[strings.ToLower(m.Name)] = m
 	}
-	wants := func(k string) bool { return kind == k || kind == "any" }
-	instances := []*catalog.Instance{}
-	if wants("service") {
-		instances = whyInstances(snap, name)
-	}
-	node, isNode := catalog.GetNode(snap, name)
-	var checks []*catalog.Check
-	if wants("check") {
-		for _, n := range catalog.Nodes(snap) {
-			if c, _, ok := catalog.GetCheck(snap, n.Name, name); ok {
-				checks = append(checks, c)
-			}
-		}
-	}
-	var nodes []string
-	for _, in := range instances {
-		nodes = append(nodes, in.Node.Name)
-	}
-	for _, c := range checks {
-		nodes = append(nodes, c.Node)
-	}
-	if isNode && wants("node") {
-		nodes = append(nodes, node.Name)
-	}
-	e.ask(ctx, kind, name, nodes)
-	for _, in := range instances {
+	nodes := f.nodes()
+	e.ask(ctx, f.kind, f.name, nodes)
+	for _, in := range f.instances {
 		y.Records = append(y.Records, e.instance(in))
 	}
-	if isNode && wants("node") {
-		y.Records = append(y.Records, e.node(node))
+	if f.node != nil {
+		y.Records = append(y.Records, e.node(f.node))
 	}
-	for _, c := range checks {
+	for _, c := range f.checks {
 		y.Records = append(y.Records, e.check(c))
 	}
-	e.notes(kind, name)
+	e.notes(f.kind, f.name)
 	for _, u := range a.nodes.state().Unknown {
 		if slices.ContainsFunc(nodes, func(n string) bool { return strings.EqualFold(n, u.Node) }) {
 			e.note("nobody knows whether node %s is alive: %s since %s; it counts as alive until %s", u.Node, u.Why, u.Since.UTC().Format(time.RFC3339), u.Until.UTC().Format(time.RFC3339))

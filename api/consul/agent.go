@@ -101,6 +101,7 @@ type AgentVersion struct{ SHA, BuildDate, HumanVersion, FIPS string }
 // answers 501.
 type AgentConfig struct {
 	Datacenter string
+	NodeName   string
 	Version    AgentVersion
 	Registry   LocalRegistry
 	Members    LocalMembers
@@ -217,4 +218,9 @@ var errNotHere = refuse(http.StatusNotImplemented, "this agent was built without
 
 func (a *AgentAPI) allow(r *http.Request, resource, name string, write bool) error {
 	return Allow(a.cfg.Authorizer, r, Access{resource, name, write})
+}
+
+// allowHere asks for the right on this agent or its node.
+func (a *AgentAPI) allowHere(r *http.Request, resource string, write bool) error {
+	return a.allow(r, resource, a.cfg.NodeName, write)
 }

@@ -27,7 +27,7 @@ func (a *AgentAPI) allowCheck(r *http.Request, serviceID string) error {
 	if serviceID != "" {
 		return a.allowService(r, serviceID, true)
 	}
-	return a.allow(r, "node", "", true)
+	return a.allowHere(r, "node", true)
 }
 
 // deregisterCheck is PUT /v1/agent/check/deregister/:id.
@@ -102,9 +102,9 @@ func (a *AgentAPI) checks(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := map[string]*HealthCheck{}
+	out, visible := map[string]*HealthCheck{}, visibleChecks(a.cfg.Authorizer, r)
 	for _, c := range a.cfg.Registry.Checks() {
-		if x := healthCheckOf(c); f.pass(x) && a.allow(r, "node", c.Node, false) == nil {
+		if x := healthCheckOf(c); f.pass(x) && visible(c) {
 			out[c.ID] = x
 		}
 	}

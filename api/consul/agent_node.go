@@ -18,7 +18,7 @@ func (a *AgentAPI) self(w http.ResponseWriter, r *http.Request) error {
 	if a.cfg.Info == nil {
 		return errNotHere
 	}
-	if err := a.allow(r, "agent", "", false); err != nil {
+	if err := a.allowHere(r, "agent", false); err != nil {
 		return err
 	}
 	return writeJSON(w, r, a.cfg.Info.Self(r.Context()))
@@ -90,7 +90,7 @@ func (a *AgentAPI) metrics(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := a.allow(r, "agent", "", false); err != nil {
+	if err := a.allowHere(r, "agent", false); err != nil {
 		return err
 	}
 	accept := r.Header.Get("Accept")
@@ -134,7 +134,7 @@ func (a *AgentAPI) mayControl(r *http.Request) error {
 	if a.cfg.Control == nil {
 		return errNotHere
 	}
-	return a.allow(r, "agent", "", true)
+	return a.allowHere(r, "agent", true)
 }
 
 // leave is PUT /v1/agent/leave; ?force overrides a refusal.
@@ -151,7 +151,10 @@ func (a *AgentAPI) leave(w http.ResponseWriter, r *http.Request) error {
 
 // forceLeave is PUT /v1/agent/force-leave/:node.
 func (a *AgentAPI) forceLeave(w http.ResponseWriter, r *http.Request) error {
-	if err := a.mayControl(r); err != nil {
+	if a.cfg.Control == nil {
+		return errNotHere
+	}
+	if err := a.allow(r, "operator", "", true); err != nil {
 		return err
 	}
 	node := argument(r, pathForceLeave)
@@ -188,7 +191,7 @@ func (a *AgentAPI) monitor(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := a.allow(r, "agent", "", false); err != nil {
+	if err := a.allowHere(r, "agent", false); err != nil {
 		return err
 	}
 	level := hclog.Info

@@ -1,6 +1,7 @@
 package consul
 
 import (
+	"cmp"
 	"hash/fnv"
 	"net/http"
 	"strconv"
@@ -26,6 +27,13 @@ func (a *AgentAPI) registerService(w http.ResponseWriter, r *http.Request) error
 	}
 	if err := a.allow(r, "service", def.Name, true); err != nil {
 		return err
+	}
+	if id := cmp.Or(def.ID, def.Name); a.cfg.Authorizer != nil {
+		if was, _, ok := a.cfg.Registry.Service(id); ok { // what the name was until now is taken away
+			if err := a.allow(r, "service", was.Name, true); err != nil {
+				return err
+			}
+		}
 	}
 	if def.Token == "" {
 		def.Token = Token(r)
@@ -166,7 +174,7 @@ func (a *AgentAPI) nodeMaintenance(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
-	if err := a.allow(r, "node", "", true); err != nil {
+	if err := a.allowHere(r, "node", true); err != nil {
 		return err
 	}
 	return done(w, a.cfg.Registry.NodeMaintenance(r.Context(), enable, reason))

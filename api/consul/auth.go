@@ -2,12 +2,22 @@ package consul
 
 import (
 	"net/http"
+	"slices"
 	"strings"
+
+	"github.com/musterhq/muster/api"
+	"github.com/musterhq/muster/catalog"
 )
 
-// Access is one thing a request wants to do.
+// Access is one thing a request wants to do. Resource and Name are those of the rules of the dialect (contract:
+// consul-agent 5.3), with "key-prefix" for every key that begins with Name:
+//
+//	key, key-prefix, event, query   the name of the thing itself
+//	service                         the name of the service, not the id of an instance
+//	node, session, agent            the name of the node: where the instance, session or agent is
+//	operator, keyring               no name
 type Access struct {
-	Resource string // "key", "key-prefix", "node", "service", "session"
+	Resource string
 	Name     string
 	Write    bool
 }
@@ -63,4 +73,34 @@ func (a *API) visible(r *http.Request, resource string) func(name string) bool {
 	return func(name string) bool {
 		return a.cfg.Authorizer.Authorize(token, Access{Resource: resource, Name: name}) == nil
 	}
+}
+
+// visibleChecks returns the test by which lists drop the checks that the request may not read: a check belongs to a
+// node and perhaps to a service.
+func visibleChecks(z Authorizer, r *http.Request) func(*catalog.Check) bool {
+	if z == nil {
+		return func(*catalog.Check) bool { return true }
+	}
+	return func(c *catalog.Check) bool {
+		return Allow(z, r, Access{Resource: "node", Name: c.Node}) == nil &&
+			(c.ServiceName == "" || Allow(z, r, Access{Resource: "service", Name: c.ServiceName}) == nil)
+	}
+}
+
+// readable leaves out the instances on nodes that the request may not read.
+func (a *API) readable(r *http.Request, list []*catalog.Instance) []*catalog.Instance {
+	visible := a.visible(r, "node")
+	if visible == nil {
+		return list
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(i *catalog.Instance) bool { return !visible(i.Node.Name) })
+}
+
+// lookup finds an encoded body before anything else is read. Bodies are kept as they are for somebody who may read
+// everything, so where tokens decide, the instances are looked at first: see readable.
+func (a *API) lookup(key api.BodyKey, index uint64) *api.Body {
+	if a.cfg.Authorizer != nil {
+		return nil
+	}
+	return a.bodies.Lookup(key, index)
 }

@@ -421,9 +421,10 @@ func (a *API) catalogService(w http.ResponseWriter, r *http.Request) error {
 			res.print, res.value = api.NotFound, bodyEmptyJSON
 			return res, nil
 		}
+		seen := a.readable(r, instances)
 		list := func() []*ServiceNode {
 			list := []*ServiceNode{}
-			for _, i := range instances {
+			for _, i := range seen {
 				if w := serviceNodeOf(i.Node, i.Service); hasTags(i.Service.Tags, tags) && meta.match(i.Node.Meta) && f.pass(w) {
 					list = append(list, w)
 				}
@@ -434,6 +435,10 @@ func (a *API) catalogService(w http.ResponseWriter, r *http.Request) error {
 			sorted := list()
 			nearFirst(a, s, r, &q, sorted, func(n *ServiceNode) string { return n.Node })
 			res.value = sorted
+			return res, nil
+		}
+		if len(seen) < len(instances) {
+			res.value = list()
 			return res, nil
 		}
 		res.body, err = a.bodies.Get(api.BodyKey{Kind: "catalog/service", Name: path, Params: q.shaping()}, res.index, func() ([]byte, error) {

@@ -43,7 +43,7 @@ func (a *API) guardedHealth(w http.ResponseWriter, r *http.Request, q *read, key
 		if !g.Holding() && !near { // nothing at all is held, so what was encoded at this index was not
 			delete(w.Header(), GuardHeader)
 			key.Params = shape
-			if res.body = a.bodies.Lookup(key, res.index); res.body != nil {
+			if res.body = a.lookup(key, res.index); res.body != nil {
 				return res, nil
 			}
 		}
@@ -56,6 +56,6 @@ func (a *API) guardedHealth(w http.ResponseWriter, r *http.Request, q *read, key
 		if near {
 			return a.healthNear(s, r, q, j.Instances, true, res)
 		}
-		return a.encodeHealth(q, key, j.Instances, true, res)
+		return a.encodeHealth(r, q, key, j.Instances, true, res)
 	})
 }

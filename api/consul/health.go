@@ -63,20 +63,24 @@ func (a *API) healthService(w http.ResponseWriter, r *http.Request) error {
 		if q.has("near") { // distances change without an index
 			return a.healthNear(s, r, &q, catalog.Instances(s, name), passing, res)
 		}
-		if res.body = a.bodies.Lookup(key, res.index); res.body != nil {
+		if res.body = a.lookup(key, res.index); res.body != nil {
 			return res, nil
 		}
-		return a.encodeHealth(&q, key, catalog.Instances(s, name), passing, res)
+		return a.encodeHealth(r, &q, key, catalog.Instances(s, name), passing, res)
 	})
 }
 
-func (a *API) encodeHealth(q *read, key api.BodyKey, instances []*catalog.Instance, passing bool, res result) (result, error) {
+func (a *API) encodeHealth(r *http.Request, q *read, key api.BodyKey, instances []*catalog.Instance, passing bool, res result) (result, error) {
 	f, err := newFilter[ServiceEntry](q.get("filter"))
 	if err != nil {
 		return res, err
 	}
 	if len(instances) == 0 {
 		res.print, res.value = api.NotFound, bodyEmptyJSON
+		return res, nil
+	}
+	if seen := a.readable(r, instances); len(seen) < len(instances) {
+		res.value = json.RawMessage(encodeEntries(selectHealthy(seen, q, f, passing)))
 		return res, nil
 	}
 	res.body, err = a.bodies.Get(key, res.index, func() ([]byte, error) {
@@ -94,7 +98,7 @@ func (a *API) healthNear(s *kv.Snap, r *http.Request, q *read, instances []*cata
 	if len(instances) == 0 {
 		res.print = api.NotFound
 	}
-	list := selectHealthy(instances, q, f, passing)
+	list := selectHealthy(a.readable(r, instances), q, f, passing)
 	nearFirst(a, s, r, q, list, func(i *catalog.Instance) string { return i.Node.Name })
 	res.value = json.RawMessage(encodeEntries(list))
 	return res, nil
@@ -166,7 +170,7 @@ func (a *API) checkList(w http.ResponseWriter, r *http.Request, path string, byM
 	if byMeta {
 		meta = q.nodeMeta()
 	}
-	visible := a.visible(r, "node")
+	visible := visibleChecks(a.cfg.Authorizer, r)
 	return a.answer(w, r, &q, path, func(s *kv.Snap) (result, error) {
 		res := result{index: s.IndexOf(path)}
 		f, err := newFilter[HealthCheck](q.get("filter"))
@@ -182,7 +186,7 @@ func (a *API) checkList(w http.ResponseWriter, r *http.Request, path string, byM
 					continue
 				}
 			}
-			if v := healthCheckOf(c); f.pass(v) && (visible == nil || visible(c.Node)) {
+			if v := healthCheckOf(c); f.pass(v) && visible(c) {
 				out = append(out, v)
 				p.add(c.Node+"\x00"+c.ID, c.Modified)
 			}

@@ -271,7 +271,7 @@ func (a *API) queryExecute(w http.ResponseWriter, r *http.Request, name string) 
 		}
 		judged := a.judge(s, x.Service.Service)
 		setGuardHeader(w.Header(), judged.Hold)
-		list := slices.Clone(x.SelectFrom(judged.Instances))
+		list := slices.Clone(x.SelectFrom(a.readable(r, judged.Instances)))
 		if q.has("connect") && q.get("connect") != "false" {
 			list = nil // there is no mesh
 		}

@@ -408,7 +408,7 @@ func (x *transaction) checkOp(o *txnOp) error {
 	if o.Session.Verb != "delete" {
 		return fmt.Errorf("unknown session operation: %s", o.Session.Verb)
 	}
-	return a.allow(r, "session", o.Session.Session.ID, true)
+	return a.allowSession(r, o.Session.Session.ID)
 }
 
 // checkRecord checks the verb, the name of the node and the permission of an operation on the catalog.

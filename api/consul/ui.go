@@ -126,7 +126,7 @@ func (a *API) uiServices(w http.ResponseWriter, r *http.Request) error {
 			}
 			var count tally
 			counted := map[*catalog.Check]bool{} // instances on one node share its checks
-			for _, i := range catalog.Instances(s, name) {
+			for _, i := range a.readable(r, catalog.Instances(s, name)) {
 				if f != nil && !f.pass(&ServiceEntry{nodeOf(i.Node), nodeServiceOf(i.Service), healthChecksOf(i.Checks)}) {
 					continue
 				}
@@ -242,7 +242,7 @@ func (a *API) uiOverview(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	nodeSeen, serviceSeen := a.visible(r, "node"), a.visible(r, "service")
+	nodeSeen, serviceSeen, checkSeen := a.visible(r, "node"), a.visible(r, "service"), visibleChecks(a.cfg.Authorizer, r)
 	return a.answer(w, r, &q, catalog.ChecksPath(), func(s *kv.Snap) (result, error) {
 		res := result{index: s.IndexOf(catalog.ChecksPath())}
 		nodes := &uiSummary{}
@@ -260,12 +260,14 @@ func (a *API) uiOverview(w http.ResponseWriter, r *http.Request) error {
 			all := catalog.NodeChecks(s, n.Name)
 			nodes.add(worstOf(slices.DeleteFunc(slices.Clone(all), func(c *catalog.Check) bool { return c.ServiceID != "" })))
 			for _, c := range all {
-				add(checks, c.Name, c.Status)
+				if checkSeen(c) {
+					add(checks, c.Name, c.Status)
+				}
 			}
 		}
 		for name := range catalog.Services(s) {
 			if serviceSeen == nil || serviceSeen(name) {
-				for _, i := range catalog.Instances(s, name) {
+				for _, i := range a.readable(r, catalog.Instances(s, name)) {
 					add(services, name, i.Status)
 				}
 			}
