@@ -1,11 +1,13 @@
 package consul
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -89,6 +91,11 @@ func (a *API) sessionCreate(w http.ResponseWriter, r *http.Request) error {
 	if x.ID, err = uuid.GenerateUUID(); err != nil {
 		return err
 	}
+	if body.Node == "" && slices.Contains(x.NodeChecks, catalog.LivenessCheck) {
+		if err := a.awaitLiveness(r.Context(), x.Node); err != nil {
+			return err
+		}
+	}
 	res, err := a.write(r.Context(), func(s *kv.Snap) (kv.Txn, error) { return catalog.CreateSession(s, x) })
 	if err == nil {
 		err = codeError(res)
@@ -97,6 +104,22 @@ func (a *API) sessionCreate(w http.ResponseWriter, r *http.Request) error {
 		return inputError(err, "apply failed: ")
 	}
 	return writeJSON(w, r, struct{ ID string }{x.ID})
+}
+
+// nodeStarting is how long session/create waits for the node of the agent that was asked. The leader writes the records of
+// nodes within moments of its election, and that agent is there, or nobody would ask through it.
+const nodeStarting = 3 * time.Second
+
+// awaitLiveness waits for the liveness check of a node, but not for ever: without it the refusal tells what is missing.
+func (a *API) awaitLiveness(ctx context.Context, node string) error {
+	o := api.BlockingOptions{MinIndex: 1, Wait: nodeStarting}
+	_, err := api.Blocking(ctx, a.cfg.Store, o, catalog.NodePath(node), func(s *kv.Snap) (res api.Result) {
+		if _, _, ok := catalog.GetCheck(s, node, catalog.LivenessCheck); ok {
+			res.Index = o.MinIndex + 1
+		}
+		return res
+	})
+	return err
 }
 
 // decodeOptional is decodeBody for a body that may be missing and may have unknown fields.

@@ -329,3 +329,45 @@ func jsonNumber(n uint64) string {
 	b, _ := json.Marshal(n)
 	return string(b)
 }
+
+// An agent that has just started can be asked for a session on its own node before the leader has written that node's
+// records; for another node, and in the end, the refusal tells what is missing.
+func TestSessionWaitsForTheNodeOfItsAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := apitest.New()
+		defer store.Close()
+		rt := routerOf(t, consul.New(consul.Config{Store: store, Datacenter: "dc1", NodeName: nodeName}).Routes())
+		create := func(body string) (int, string, time.Duration) {
+			rec, began := httptest.NewRecorder(), time.Now()
+			rt.ServeHTTP(rec, httptest.NewRequest("PUT", "/v1/session/create", strings.NewReader(body)))
+			return rec.Code, rec.Body.String(), time.Since(began)
+		}
+		const missing = "apply failed: Missing node registration"
+		if status, body, waited := create(`{"Node":"other"}`); status != 500 || body != missing || waited != 0 {
+			t.Errorf("another node: %d %s after %s", status, body, waited)
+		}
+		if status, body, waited := create(`{"NodeChecks":[]}`); status != 500 || body != missing || waited != 0 {
+			t.Errorf("without the check: %d %s after %s", status, body, waited)
+		}
+		if status, body, waited := create(""); status != 500 || body != missing || waited < time.Second || waited > 10*time.Second {
+			t.Errorf("a node that does not come: %d %s after %s", status, body, waited)
+		}
+		done := make(chan int)
+		go func() {
+			status, _, _ := create("")
+			done <- status
+		}()
+		synctest.Wait()
+		store.Register(t, catalog.Registration{Node: catalog.Node{Name: nodeName, Address: nodeAddr, Datacenter: "dc1"}})
+		synctest.Wait()
+		select {
+		case status := <-done:
+			t.Fatalf("did not wait for the check: %d", status)
+		default:
+		}
+		store.Register(t, catalog.Registration{Node: catalog.Node{Name: nodeName}, SkipNodeUpdate: true, Checks: []*catalog.Check{{ID: catalog.LivenessCheck, Status: catalog.Passing}}})
+		if status := <-done; status != 200 {
+			t.Errorf("a node that came: %d", status)
+		}
+	})
+}
