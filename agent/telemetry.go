@@ -31,6 +31,12 @@ func newLogger(cfg *Config, out io.Writer) hclog.InterceptLogger {
 	})
 }
 
+// LogWriter takes lines for the agent's log from libraries that know no other way; a line may begin with its level:
+// "[WARN] text".
+func (a *Agent) LogWriter() io.Writer {
+	return a.log.Named("library").StandardWriter(&hclog.StandardLoggerOptions{InferLevels: true})
+}
+
 func hclogLevel(name string) hclog.Level { return hclog.LevelFromString(name) }
 
 // telemetry is where all parts count: in memory for the JSON form, and in a registry for the Prometheus form.

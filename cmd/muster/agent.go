@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"syscall"
@@ -56,6 +57,9 @@ func runLoaded(load func() (agent.Config, []agent.Warning, error), out, errw io.
 	if err != nil {
 		return err
 	}
+	log.SetFlags(0) // what libraries say by the log package looks like the rest, in JSON, too
+	log.SetOutput(a.LogWriter())
+	defer log.SetOutput(errw)
 	go up(a)
 	quiet, stop := context.WithCancel(context.Background())
 	defer stop()
