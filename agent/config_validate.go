@@ -3,6 +3,7 @@ package agent
 import (
 	"encoding/base64"
 	"fmt"
+	"math"
 	"net/netip"
 	"net/url"
 	"os"
@@ -398,7 +399,7 @@ func (v *validator) duration(key string, d, least, most time.Duration) {
 // numbers checks the whole numbers.
 func (v *validator) numbers() {
 	c := v.c
-	const big = 1 << 31
+	const big = math.MaxInt32
 	for _, one := range []struct {
 		key            string
 		n, least, most int

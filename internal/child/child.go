@@ -35,8 +35,9 @@ const outputDelay = time.Second
 
 // Process is a running command. Its methods may be called from any goroutine.
 type Process struct {
-	cmd  *exec.Cmd
-	done chan error
+	cmd   *exec.Cmd
+	group bool // the command is the head of a group
+	done  chan error
 }
 
 // Start starts the command. Errors are those of os/exec.
@@ -57,12 +58,15 @@ func Start(s Spec) (*Process, error) {
 	cmd.Env = append(os.Environ(), s.Env...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.In, s.Out, s.Err
 	// A process that reads our terminal has to stay in our group, or the kernel stops it at the first read.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: s.In != io.Reader(os.Stdin)}
+	group := s.In != io.Reader(os.Stdin)
+	if group {
+		ownGroup(cmd)
+	}
 	cmd.WaitDelay = outputDelay
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &Process{cmd, make(chan error, 1)}
+	p := &Process{cmd, group, make(chan error, 1)}
 	go func() {
 		err := cmd.Wait()
 		if errors.Is(err, exec.ErrWaitDelay) {
@@ -78,8 +82,8 @@ func (p *Process) Done() <-chan error { return p.done }
 
 // Signal sends s to the command and to what it started.
 func (p *Process) Signal(s syscall.Signal) {
-	if p.cmd.SysProcAttr.Setpgid {
-		_ = syscall.Kill(-p.cmd.Process.Pid, s) // fails only when nobody is left
+	if p.group {
+		signalGroup(p.cmd, s)
 		return
 	}
 	_ = p.cmd.Process.Signal(s)

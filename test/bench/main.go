@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command bench measures the whole product from outside, side by side in one run with a real etcd, with bare Go
 // servers that send the same bytes, and, if wanted, with an older build, and prints a Markdown table. Machines are
 // noisy: the windows of all sides alternate, the median counts, and a ratio says more than either figure.
