@@ -23,6 +23,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-metrics"
+	"golang.org/x/time/rate"
 
 	"github.com/musterhq/muster/api"
 	"github.com/musterhq/muster/api/consul"
@@ -73,6 +74,8 @@ type Agent struct {
 	guard     *guard.Services // nil: turned off
 	nodes     *nodeGuard
 	strangers strangers
+	rates     atomic.Pointer[rateLimits]
+	limits    Limits      // that rates were made of; reloading guards it
 	left      atomic.Bool // the agent says goodbye for good
 	seen      seen
 
@@ -110,6 +113,8 @@ type Agent struct {
 	reloading sync.Mutex // one reload at a time
 	restoring sync.Mutex // one restore at a time
 	examining sync.Mutex // one examination at a time
+
+	ratesLogged rate.Sometimes
 }
 
 // stopStep undoes one step of Start.
@@ -133,6 +138,9 @@ func Start(ctx context.Context, cfg Config, opts Options) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, opts: opts, started: time.Now(), done: make(chan struct{}), memberEvents: make(chan membership.Event, 1024), compareSoon: make(chan struct{}, 1), admitSoon: make(chan struct{}, 1), up: make(chan struct{})}
 	a.log = newLogger(&cfg, opts.Log)
+	a.limits = cfg.Limits
+	a.rates.Store(newRateLimits(&cfg.Limits))
+	a.ratesLogged.Interval = limitsLogged
 	a.events, a.watches = newUserEvents(a), &watches{agent: a}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	if err := a.open(ctx); err != nil {

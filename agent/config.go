@@ -345,7 +345,8 @@ type HTTPConfig struct {
 
 // Limits: HTTPMaxConnsPerClient and RPCMaxConnsPerClient are connections from one address (defaults 200 and 100, 0 =
 // no limit), KVMaxValueSize and TxnMaxReqLen are bytes (512 KiB each), TxnMaxOps are operations of one
-// transaction (128), the others are times (5s, 5s, 60s).
+// transaction (128). RPCRate is how many requests of its clients a proxy relays in a second (-1, the default, for any
+// number), RPCMaxBurst how many at once (1000). The others are times (5s, 5s, 60s).
 type Limits struct {
 	HTTPMaxConnsPerClient int           `key:"http_max_conns_per_client"`
 	HTTPSHandshakeTimeout time.Duration `key:"https_handshake_timeout"`
@@ -355,6 +356,18 @@ type Limits struct {
 	KVMaxValueSize        int           `key:"kv_max_value_size"`
 	TxnMaxReqLen          int           `key:"txn_max_req_len"`
 	TxnMaxOps             int           `key:"txn_max_ops"`
+	RPCRate               int           `key:"rpc_rate"`
+	RPCMaxBurst           int           `key:"rpc_max_burst"`
+	RequestLimits         RequestLimits `key:"request_limits"`
+}
+
+// RequestLimits: how many requests of clients a server works on in a second, whichever agent they came through, -1 (the
+// default) for any number. Mode is disabled (the default), enforcing, which refuses what is above them, or permissive,
+// which only counts and logs it. Ten seconds' worth may come at once.
+type RequestLimits struct {
+	Mode      string `key:"mode"`
+	ReadRate  int    `key:"read_rate"`
+	WriteRate int    `key:"write_rate"`
 }
 
 // LastKnownGood: a proxy keeps its last good answers about the catalog and health, and about the keys below KVPrefixes
@@ -460,6 +473,7 @@ func Defaults() Config {
 		Limits: Limits{
 			HTTPMaxConnsPerClient: 200, HTTPSHandshakeTimeout: 5 * time.Second, RPCHandshakeTimeout: 5 * time.Second,
 			RPCClientTimeout: time.Minute, RPCMaxConnsPerClient: 100, KVMaxValueSize: 512 << 10, TxnMaxReqLen: 512 << 10, TxnMaxOps: 128,
+			RPCRate: -1, RPCMaxBurst: 1000, RequestLimits: RequestLimits{Mode: limitsDisabled, ReadRate: -1, WriteRate: -1},
 		},
 		Performance:           Performance{RaftMultiplier: 1, LeaveDrainTime: 5 * time.Second, RPCHoldTimeout: 7 * time.Second},
 		RaftSnapshotThreshold: 16384, RaftSnapshotInterval: 30 * time.Second, RaftTrailingLogs: 10240,

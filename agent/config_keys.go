@@ -27,7 +27,6 @@ var ignored = map[string]string{
 	"dns_config.cache_max_age": noNeed, "dns_config.prefer_namespace": noNeed, "dns_config.use_cache": noNeed,
 	"enable_central_service_config": noMesh, "enable_syslog": noLogFile,
 	"gossip_wan": noWAN, "http_config.use_cache": noNeed, "license_path": noNeed,
-	"limits.request_limits": notYet, "limits.rpc_max_burst": notYet, "limits.rpc_rate": notYet,
 	"log_file": noLogFile, "log_rotate_bytes": noLogFile, "log_rotate_duration": noLogFile, "log_rotate_max_files": noLogFile,
 	"peering": noMesh, "ports.expose_max_port": noMesh, "ports.expose_min_port": noMesh, "ports.grpc": noMesh,
 	"ports.grpc_tls": noMesh, "ports.sidecar_max_port": noMesh, "ports.sidecar_min_port": noMesh,

@@ -426,6 +426,7 @@ func (v *validator) numbers() {
 		{"limits.kv_max_value_size", c.Limits.KVMaxValueSize, 1, 64 << 20},
 		{"limits.txn_max_req_len", c.Limits.TxnMaxReqLen, 1, 64 << 20},
 		{"limits.txn_max_ops", c.Limits.TxnMaxOps, 1, 4096},
+		{"limits.rpc_max_burst", c.Limits.RPCMaxBurst, 1, big},
 		{"dns_config.udp_answer_limit", c.DNS.UDPAnswerLimit, 1, 1000},
 		{"dns_config.a_record_limit", c.DNS.ARecordLimit, 0, 65535},
 		{"dns_config.udp_client_rate", c.DNS.UDPClientRate, 0, 1 << 30},
@@ -441,7 +442,17 @@ func (v *validator) numbers() {
 			v.bad(one.key, "expected a number from %d to %d, got %d", one.least, one.most, one.n)
 		}
 	}
+	for key, n := range map[string]int{
+		"limits.rpc_rate": c.Limits.RPCRate, "limits.request_limits.read_rate": c.Limits.RequestLimits.ReadRate, "limits.request_limits.write_rate": c.Limits.RequestLimits.WriteRate,
+	} {
+		if n != -1 && (n < 1 || n > maxRate) {
+			v.bad(key, "expected requests a second from 1 to %d, or -1 for any number, got %d", maxRate, n)
+		}
+	}
 }
+
+// maxRate bounds rates, in requests a second: more than any machine answers.
+const maxRate = 100_000_000
 
 // maxClientURLs bounds the client URLs of one server: gossip carries them to everybody.
 const maxClientURLs = 200
@@ -455,6 +466,9 @@ func (v *validator) words() {
 		c.LogLevel = "error"
 	default:
 		v.bad("log_level", "expected trace, debug, info, warn or error, got %q", c.LogLevel)
+	}
+	if s := c.Limits.RequestLimits.Mode; s != limitsDisabled && s != limitsPermissive && s != limitsEnforcing {
+		v.bad("limits.request_limits.mode", "expected disabled, permissive or enforcing, got %q", s)
 	}
 	if s := c.DNS.RecursorStrategy; s != "sequential" && s != "random" {
 		v.bad("dns_config.recursor_strategy", "expected sequential or random, got %q", s)

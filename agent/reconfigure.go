@@ -77,6 +77,10 @@ func (a *Agent) reconfigure(cfg *Config) error {
 	}
 	t.commit()
 	a.watches.set(cfg.Watches)
+	if a.limits != cfg.Limits { // new ones begin with a full burst
+		a.limits = cfg.Limits
+		a.rates.Store(newRateLimits(&cfg.Limits))
+	}
 	a.log.SetLevel(hclogLevel(cfg.LogLevel))
 	if err != nil {
 		return fmt.Errorf("all of it is in use, but saved registrations that it replaces may come back with a restart: %w", err)
@@ -112,7 +116,7 @@ func (a *Agent) prepareDNS(t *transaction, cfg *Config) error {
 
 // reloadable are the keys that a reload takes over; a block covers everything below it.
 var reloadable = []string{
-	"services", "checks", "watches", "upstreams", "log_level", "dns_config", "recursors", "tls.defaults",
+	"services", "checks", "watches", "upstreams", "log_level", "limits.request_limits", "limits.rpc_max_burst", "limits.rpc_rate", "dns_config", "recursors", "tls.defaults",
 	"tls.internal_rpc.ca_file", "tls.internal_rpc.ca_path", "tls.internal_rpc.cert_file", "tls.internal_rpc.key_file",
 	"tls.https.ca_file", "tls.https.ca_path", "tls.https.cert_file", "tls.https.key_file",
 }

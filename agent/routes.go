@@ -102,12 +102,14 @@ func (a *Agent) clustered(row api.Route) api.Route {
 		row.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			a.forward(w, r, &row, target(row.TargetOf(r)))
 		})
+		row.Handler = a.relayLimited(row.Handler)
 		if a.cfg.ProxyReadOnly {
 			row.Handler = readOnly(row.Handler)
 			row.Methods = nil
 		}
 		return row
 	}
+	inner = a.limited(&row, inner)
 	row.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header[proxy.HopsHeader] != nil {
 			w.Header()[proxy.ClusterHeader] = []string{a.raft.ClusterID()}

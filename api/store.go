@@ -51,8 +51,10 @@ type Store interface {
 
 // Errors of a Store.
 var (
-	ErrNotLeader      = errors.New("this server is not the leader")
-	ErrNoLeader       = errors.New("no cluster leader")
-	ErrDiskFull       = errors.New("the disk of the leader is full; nothing was written")
-	ErrUnknownOutcome = errors.New("leadership was lost while the write was in flight; its outcome is unknown")
+	ErrNotLeader = errors.New("this server is not the leader")
+	ErrNoLeader  = errors.New("no cluster leader")
+	ErrDiskFull  = errors.New("the disk of the leader is full; nothing was written")
+	// ErrTooManyRequests is not of the store: an agent refuses what is above its limits before the store sees it.
+	ErrTooManyRequests = errors.New("more requests than the limits allow; nothing ran")
+	ErrUnknownOutcome  = errors.New("leadership was lost while the write was in flight; its outcome is unknown")
 )

@@ -108,9 +108,14 @@ func (a *Answer) same(b *Answer) bool {
 // says is same without a look at the index.
 func (a *Answer) says(b *Answer) bool { return a.Status == b.Status && bytes.Equal(a.Body, b.Body) }
 
+// failing says that a server could not answer at the moment: it is in trouble, or has more to do than its limits allow.
+func failing(status int) bool {
+	return status >= http.StatusInternalServerError || status == http.StatusTooManyRequests
+}
+
 // refuses says that the cluster has refused the question, so that what was known must not be shown any more.
 func (a *Answer) refuses() bool {
-	return a.Status >= 400 && a.Status < 500 && a.Status != http.StatusTooManyRequests && a.Status != statusCancelled
+	return a.Status >= 400 && !failing(a.Status) && a.Status != statusCancelled
 }
 
 // behind says that a is older than b, of the same data. Indexes of one cluster never go back, a restored snapshot

@@ -278,7 +278,7 @@ func (f *feed) follow() (brought bool, err error) {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		if since > 0 && resp.StatusCode >= http.StatusInternalServerError {
+		if since > 0 && failing(resp.StatusCode) {
 			return false, nil
 		}
 		return false, errStop

@@ -121,14 +121,14 @@ func (s *segments) begin() {
 // Header implements http.ResponseWriter.
 func (s *segments) Header() http.Header { return s.header }
 
-// WriteHeader implements http.ResponseWriter: only 200 continues an answer. A server in trouble (5xx) may be asked
+// WriteHeader implements http.ResponseWriter: only 200 continues an answer. A server that is failing may be asked
 // again later; anything else says that the rest is not to be had.
 func (s *segments) WriteHeader(status int) {
 	if s.status != 0 {
 		return
 	}
 	s.status = status
-	if status != http.StatusOK && status < http.StatusInternalServerError {
+	if status != http.StatusOK && !failing(status) {
 		s.err = errStop
 	}
 }

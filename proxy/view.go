@@ -368,7 +368,7 @@ func (vw *view) ask(ctx context.Context, n, index uint64) error {
 		return nil
 	case err != nil && errors.Is(ctx.Err(), context.Canceled):
 		return errBrokenOff
-	case err == nil && a.Status >= http.StatusInternalServerError:
+	case err == nil && failing(a.Status):
 		vw.failed(outcome{answer: a})
 		return errTrouble
 	case err != nil:

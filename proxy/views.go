@@ -191,7 +191,7 @@ func (v *Views) answer(r *http.Request, t Target, q *Question) (a *Answer, rest 
 	}
 	switch {
 	case err != nil && r.Context().Err() != nil:
-	case prev != nil && (err != nil || a.Status >= http.StatusInternalServerError):
+	case prev != nil && (err != nil || failing(a.Status)):
 		if errors.Is(err, context.DeadlineExceeded) {
 			v.p.outage.began(t, v.p.picker.now())
 		}

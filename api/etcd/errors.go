@@ -120,6 +120,8 @@ func (d *Dialect) failStore(w http.ResponseWriter, err error) {
 		cause = "etcdserver: no leader"
 	case errors.Is(err, api.ErrDiskFull):
 		cause = "etcdserver: no space"
+	case errors.Is(err, api.ErrTooManyRequests):
+		cause = "etcdserver: too many requests"
 	case errors.Is(err, api.ErrUnknownOutcome):
 		cause = "etcdserver: request timed out, possibly due to previous leader failure"
 	case errors.Is(err, context.DeadlineExceeded):
