@@ -213,7 +213,7 @@ func (a *Agent) openTelemetry() error {
 
 // openPort opens the port between agents, plain or under mutual TLS. Only servers listen; everybody dials.
 func (a *Agent) openPort() error {
-	a.dialer = peer.NewDialer(peer.DialerConfig{TLS: a.dialTLS(), Metrics: a.metrics, Dial: a.opts.Dial, Few: a.cfg.Server})
+	a.dialer = peer.NewDialer(peer.DialerConfig{TLS: a.dialTLS(), Metrics: a.metrics, Dial: a.opts.Dial, Few: a.cfg.Server, MaxConns: a.dialConns()})
 	a.onStop("connections to servers", func(context.Context) error { a.dialer.Close(); return nil })
 	if !a.cfg.Server {
 		return nil
@@ -224,7 +224,7 @@ func (a *Agent) openPort() error {
 	port, err := peer.Listen(peer.Config{
 		Base: base,
 		Bind: a.cfg.ServerListen(), TLS: a.certs.peer, Logger: a.log.Named("peer"), Metrics: a.metrics,
-		Handler: http.HandlerFunc(a.serveRelayed), HeaderTimeout: a.cfg.Limits.RPCHandshakeTimeout,
+		Handler: http.HandlerFunc(a.serveRelayed), HeaderTimeout: a.cfg.Limits.RPCHandshakeTimeout, MaxConnsPerClient: a.cfg.Limits.RPCMaxConnsPerClient,
 	})
 	if err != nil {
 		cancel(err)
@@ -240,6 +240,15 @@ func (a *Agent) openPort() error {
 		return port.Close(ctx)
 	})
 	return nil
+}
+
+// dialConns is how many connections this agent opens to one server for short requests: so few that the server, whose limit is as
+// ours, does not turn others away.
+func (a *Agent) dialConns() int {
+	if most := a.cfg.Limits.RPCMaxConnsPerClient; most > 0 {
+		return min(peer.DefaultDialConns, most/2)
+	}
+	return peer.DefaultDialConns
 }
 
 // serveRelayed answers requests that another agent relays. Until the routes exist it says what is true: this

@@ -343,7 +343,7 @@ type HTTPConfig struct {
 	MaxHeaderBytes     int               `key:"max_header_bytes"`
 }
 
-// Limits: HTTPMaxConnsPerClient and RPCMaxConnsPerClient are connections from one address (defaults 200 and 100, 0 =
+// Limits: HTTPMaxConnsPerClient and RPCMaxConnsPerClient are connections from one address (defaults 200 and 1024, 0 =
 // no limit), KVMaxValueSize and TxnMaxReqLen are bytes (512 KiB each), TxnMaxOps are operations of one
 // transaction (128). RPCRate is how many requests of its clients a proxy relays in a second (-1, the default, for any
 // number), RPCMaxBurst how many at once (1000). The others are times (5s, 5s, 60s).
@@ -472,7 +472,7 @@ func Defaults() Config {
 		},
 		Limits: Limits{
 			HTTPMaxConnsPerClient: 200, HTTPSHandshakeTimeout: 5 * time.Second, RPCHandshakeTimeout: 5 * time.Second,
-			RPCClientTimeout: time.Minute, RPCMaxConnsPerClient: 100, KVMaxValueSize: 512 << 10, TxnMaxReqLen: 512 << 10, TxnMaxOps: 128,
+			RPCClientTimeout: time.Minute, RPCMaxConnsPerClient: 1024, KVMaxValueSize: 512 << 10, TxnMaxReqLen: 512 << 10, TxnMaxOps: 128,
 			RPCRate: -1, RPCMaxBurst: 1000, RequestLimits: RequestLimits{Mode: limitsDisabled, ReadRate: -1, WriteRate: -1},
 		},
 		Performance:           Performance{RaftMultiplier: 1, LeaveDrainTime: 5 * time.Second, RPCHoldTimeout: 7 * time.Second},

@@ -47,10 +47,9 @@ var ignored = map[string]string{
 // idle are the keys that are read and checked like any other, because their values must make sense when they begin
 // to matter, but that change nothing yet. Each use is a Warning with the text.
 var idle = map[string]string{
-	"limits.https_handshake_timeout":  "accepted and unused: the limit of a request's header covers the handshake",
-	"limits.rpc_client_timeout":       noNeed,
-	"limits.rpc_max_conns_per_client": notYet,
-	"ports.serf_wan":                  noWAN,
+	"limits.https_handshake_timeout": "accepted and unused: the limit of a request's header covers the handshake",
+	"limits.rpc_client_timeout":      noNeed,
+	"ports.serf_wan":                 noWAN,
 }
 
 // ignoredKey looks a key path up in ignored; indexes of list elements do not count.

@@ -378,6 +378,10 @@ func TestIgnoredForGoodReason(t *testing.T) {
 		`serf_lan_allowed_cidrs = ["10.0.0.0/8"]`:                          "expected a network with this agent's own address 127.0.0.1 in it",
 		`serf_lan = "x"`:                                                   `serf_lan: expected an IP address, got "x"`,
 		`serf_lan = "127.0.0.2" serf_lan_allowed_cidrs = ["127.0.0.0/30"]`: "",
+		`limits { rpc_max_conns_per_client = 7 }`:                          "limits.rpc_max_conns_per_client: expected connections from 16",
+		`limits { rpc_rate = 0 }`:                                          "limits.rpc_rate: expected requests a second from 1",
+		`limits { request_limits { mode = "on" } }`:                        `limits.request_limits.mode: expected disabled, permissive or enforcing, got "on"`,
+		`limits { request_limits { write_rate = -2 } }`:                    "limits.request_limits.write_rate: expected requests a second",
 		`read_replica = false ports { serf_wan = -1 }`:                     "",
 	} {
 		_, warns, err := load(t, map[string]string{"a.hcl": text}, nil, "-dev", "-node=a")
@@ -385,7 +389,7 @@ func TestIgnoredForGoodReason(t *testing.T) {
 			t.Errorf("%s: %v, warnings %v, want %q", text, err, warns, want)
 		}
 	}
-	_, warns, err := load(t, map[string]string{"a.hcl": `ports { serf_wan = 9 } limits { rpc_max_conns_per_client = 7 }`}, nil, "-dev", "-node=a")
+	_, warns, err := load(t, map[string]string{"a.hcl": `ports { serf_wan = 9 } limits { https_handshake_timeout = "7s" }`}, nil, "-dev", "-node=a")
 	if err != nil || len(warns) != 2 {
 		t.Errorf("%v, warnings %v", err, warns)
 	}

@@ -422,7 +422,6 @@ func (v *validator) numbers() {
 		{"check_output_max_size", c.CheckOutputMaxSize, 1, 1 << 20},
 		{"http_config.max_header_bytes", c.HTTP.MaxHeaderBytes, 0, 64 << 20},
 		{"limits.http_max_conns_per_client", c.Limits.HTTPMaxConnsPerClient, 0, big},
-		{"limits.rpc_max_conns_per_client", c.Limits.RPCMaxConnsPerClient, 0, big},
 		{"limits.kv_max_value_size", c.Limits.KVMaxValueSize, 1, 64 << 20},
 		{"limits.txn_max_req_len", c.Limits.TxnMaxReqLen, 1, 64 << 20},
 		{"limits.txn_max_ops", c.Limits.TxnMaxOps, 1, 4096},
@@ -441,6 +440,9 @@ func (v *validator) numbers() {
 		if one.n < one.least || one.n > one.most {
 			v.bad(one.key, "expected a number from %d to %d, got %d", one.least, one.most, one.n)
 		}
+	}
+	if n := c.Limits.RPCMaxConnsPerClient; n != 0 && (n < 16 || n > math.MaxInt32) {
+		v.bad("limits.rpc_max_conns_per_client", "expected connections from 16 (what servers need of one another) to %d, or 0 for any number, got %d", math.MaxInt32, n)
 	}
 	for key, n := range map[string]int{
 		"limits.rpc_rate": c.Limits.RPCRate, "limits.request_limits.read_rate": c.Limits.RequestLimits.ReadRate, "limits.request_limits.write_rate": c.Limits.RequestLimits.WriteRate,

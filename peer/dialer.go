@@ -24,6 +24,9 @@ type DialerConfig struct {
 	// Few says that few dial the same servers, as servers do among themselves. Their short requests then go over
 	// HTTP/1.1, with a connection each: a relayed write costs much less so. Crowds share connections by HTTP/2.
 	Few bool
+	// MaxConns bounds the connections of HTTP/1.1 to one server; 0 means DefaultDialConns. More requests than that wait
+	// for one another.
+	MaxConns int
 }
 
 // Dialer is the client side: raft streams, and pooled connections for relayed requests. Safe for
@@ -37,6 +40,7 @@ type Dialer struct {
 // NewDialer makes a Dialer. Nothing is dialed before the first use.
 func NewDialer(cfg DialerConfig) *Dialer {
 	cfg.Timeout = orDefault(cfg.Timeout, DefaultDialTimeout)
+	cfg.MaxConns = orDefault(cfg.MaxConns, DefaultDialConns)
 	if cfg.Dial == nil {
 		cfg.Dial = (&net.Dialer{KeepAliveConfig: keepAlive, Control: boundSilence}).DialContext
 	}
@@ -54,9 +58,11 @@ func NewDialer(cfg DialerConfig) *Dialer {
 // one per server, HTTP/1.1 one per request under way.
 func (d *Dialer) newPool(h *held, proto string) *http.Transport {
 	var protocols http.Protocols
+	most := 0 // no limit: HTTP/2 opens further ones only as it needs them
 	switch {
 	case proto != "h2":
 		protocols.SetHTTP1(true)
+		most = d.cfg.MaxConns
 	case d.cfg.TLS != nil:
 		protocols.SetHTTP2(true)
 	default:
@@ -74,24 +80,13 @@ func (d *Dialer) newPool(h *held, proto string) *http.Transport {
 		DisableCompression: true, // bodies pass through as they are
 		// Well before the server closes it: a write on a connection that is being closed has an unknown outcome.
 		IdleConnTimeout:     DefaultIdleTimeout / 2,
-		MaxIdleConnsPerHost: maxPerServer,
-		MaxConnsPerHost:     perServer(proto),
+		MaxIdleConnsPerHost: d.cfg.MaxConns,
+		MaxConnsPerHost:     most,
 		HTTP2: &http.HTTP2Config{
 			SendPingTimeout: pingAfter,
 			PingTimeout:     pingTimeout,
 		},
 	}
-}
-
-// maxPerServer bounds the connections of HTTP/1.1 to one server. More requests than that wait for one another.
-const maxPerServer = 256
-
-// perServer is the limit of connections to one server, 0 for none: HTTP/2 opens further ones only as it needs them.
-func perServer(proto string) int {
-	if proto == "h2" {
-		return 0
-	}
-	return maxPerServer
 }
 
 // DialError says that a connection was never established: refused, unreachable, timed out, or turned down in the

@@ -38,6 +38,7 @@ const (
 	DefaultMaxConns       = 16384
 	DefaultMaxStreams     = 16384 // requests at once on one HTTP/2 connection: long polls share it
 	DefaultDialTimeout    = 2 * time.Second
+	DefaultDialConns      = 256 // HTTP/1.1 connections to one server
 	defaultRaftBacklog    = 64
 	pingAfter             = 15 * time.Second // silence on an HTTP/2 connection before it is pinged
 	pingTimeout           = 5 * time.Second

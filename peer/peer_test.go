@@ -354,6 +354,30 @@ func TestConnectionLimit(t *testing.T) {
 	}
 }
 
+// One address cannot take the places of all.
+func TestConnectionLimitOfOneAddress(t *testing.T) {
+	srv := listen(t, peer.Config{Handler: echo(), MaxConnsPerClient: 2})
+	addr := srv.Addr().String()
+	a, _ := mustDial(t, addr), mustDial(t, addr)
+	eventually(t, func() bool { return srv.Conns() == 2 })
+	c := mustDial(t, addr)
+	_ = c.SetReadDeadline(time.Now().Add(patience))
+	if _, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
+		t.Fatalf("third connection is not closed: %v", err)
+	}
+	other := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	d, err := other.Dial("tcp", addr)
+	if err != nil {
+		t.Skip("no second loopback address: ", err)
+	}
+	defer d.Close()
+	eventually(t, func() bool { return srv.Conns() == 3 })
+	_ = a.Close()
+	eventually(t, func() bool { return srv.Conns() == 2 })
+	mustDial(t, addr)
+	eventually(t, func() bool { return srv.Conns() == 3 })
+}
+
 func mustDial(t *testing.T, addr string) net.Conn {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -31,7 +30,10 @@ type Config struct {
 	IdleTimeout    time.Duration // of a connection without a request
 	MaxHeaderBytes int
 	MaxConns       int // open connections; one more is closed at once
-	MaxStreams     int // requests at once per HTTP/2 connection
+	// MaxConnsPerClient are those of one address, which a client that has gone wrong or means harm can take; 0: as many
+	// as there are. A server dials another up to DialerConfig.MaxConns times and a few more.
+	MaxConnsPerClient int
+	MaxStreams        int // requests at once per HTTP/2 connection
 }
 
 // Server is the listening side. All methods are safe for concurrent use.
@@ -67,7 +69,7 @@ func Listen(cfg Config) (*Server, error) {
 
 	s := &Server{cfg: cfg, done: make(chan struct{})}
 	s.raft.init(defaultRaftBacklog)
-	s.ln = &limitListener{Listener: ln, max: int64(cfg.MaxConns), refused: func() {
+	s.ln = &limitListener{Listener: ln, max: cfg.MaxConns, perClient: orDefault(cfg.MaxConnsPerClient, cfg.MaxConns), by: map[string]int{}, refused: func() {
 		count(cfg.Metrics, "peer", "conn", "refused")
 	}}
 	var protocols http.Protocols
@@ -130,7 +132,11 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) Addr() net.Addr { return s.ln.Addr() }
 
 // Conns is how many connections are open, raft streams included.
-func (s *Server) Conns() int { return int(s.ln.open.Load()) }
+func (s *Server) Conns() int {
+	s.ln.mu.Lock()
+	defer s.ln.mu.Unlock()
+	return s.ln.open
+}
 
 // Close stops accepting, ends the raft streams, and waits for requests that run or are on their way until ctx is done;
 // then it cuts them. The returned error is ctx's when requests had to be cut. Further calls do nothing.
@@ -144,28 +150,55 @@ func (s *Server) Close(ctx context.Context) error {
 	return err
 }
 
-// limitListener closes connections beyond max. Refusing at once is better than not accepting: a client that is
-// refused asks another server, a client in the backlog waits for its timeout.
+// limitListener closes connections beyond max, and beyond perClient of one address. Refusing at once is better than
+// not accepting: a client that is refused asks another server, a client in the backlog waits for its timeout.
 type limitListener struct {
 	net.Listener
-	max     int64
-	open    atomic.Int64
-	refused func()
+	max, perClient int
+	refused        func()
+
+	mu   sync.Mutex
+	open int
+	by   map[string]int // open ones by address
 }
 
+// Accept implements net.Listener.
 func (l *limitListener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
 		}
-		if l.open.Add(1) > l.max {
-			l.open.Add(-1)
+		host, _, err := net.SplitHostPort(c.RemoteAddr().String())
+		if err != nil {
+			host = "" // no network address: a test's
+		}
+		if !l.enter(host) {
 			l.refused()
 			_ = c.Close()
 			continue
 		}
-		return &countedConn{Conn: c, l: l}, nil
+		return &countedConn{Conn: c, l: l, host: host}, nil
+	}
+}
+
+func (l *limitListener) enter(host string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open >= l.max || l.by[host] >= l.perClient {
+		return false
+	}
+	l.open++
+	l.by[host]++
+	return true
+}
+
+func (l *limitListener) leave(host string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open--
+	if l.by[host]--; l.by[host] == 0 {
+		delete(l.by, host)
 	}
 }
 
@@ -173,10 +206,12 @@ func (l *limitListener) Accept() (net.Conn, error) {
 type countedConn struct {
 	net.Conn
 	l    *limitListener
+	host string
 	once sync.Once
 }
 
+// Close implements net.Conn.
 func (c *countedConn) Close() error {
-	c.once.Do(func() { c.l.open.Add(-1) })
+	c.once.Do(func() { c.l.leave(c.host) })
 	return c.Conn.Close()
 }
