@@ -10,10 +10,12 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/musterhq/muster/internal/connlimit"
 	"github.com/musterhq/muster/internal/farewell"
 )
 
@@ -44,11 +46,11 @@ type ServerConfig struct {
 //	...
 //	s.Close(ctx)
 type Server struct {
-	cfg   ServerConfig
-	http  http.Server
-	ln    net.Listener
-	limit *ConnLimit
-	bye   farewell.Farewell
+	cfg     ServerConfig
+	http    http.Server
+	ln      net.Listener
+	refused atomic.Uint64 // connections above MaxConnsPerClient
+	bye     farewell.Farewell
 
 	stop     sync.Once
 	stopping chan struct{} // closed when Close begins
@@ -71,7 +73,7 @@ func NewServer(c ServerConfig) *Server {
 	}
 	stopping := make(chan struct{})
 	base, cancel := context.WithCancelCause(WithStopping(context.Background(), stopping))
-	s := &Server{cfg: c, cancel: cancel, stopping: stopping, limit: &ConnLimit{Max: c.MaxConnsPerClient}}
+	s := &Server{cfg: c, cancel: cancel, stopping: stopping}
 	s.http = http.Server{
 		Handler:           s.bye.Wrap(c.Handler),
 		TLSConfig:         c.TLS,
@@ -114,7 +116,10 @@ func (s *Server) Serve() error {
 	}
 	ln := net.Listener(lazyListener{s.ln})
 	if s.cfg.MaxConnsPerClient > 0 {
-		ln = s.limit.Listener(ln)
+		ln = connlimit.New(ln, connlimit.Limits{PerClient: s.cfg.MaxConnsPerClient}, func(c net.Conn) {
+			s.refused.Add(1)
+			go refuseConn(c)
+		})
 	}
 	var err error
 	if s.cfg.TLS != nil {
@@ -151,4 +156,4 @@ func (s *Server) Close(ctx context.Context) error {
 }
 
 // RefusedConns counts the connections refused by MaxConnsPerClient.
-func (s *Server) RefusedConns() uint64 { return s.limit.Refused() }
+func (s *Server) RefusedConns() uint64 { return s.refused.Load() }

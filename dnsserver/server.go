@@ -27,6 +27,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/musterhq/muster/catalog"
+	"github.com/musterhq/muster/internal/connlimit"
 )
 
 const (
@@ -152,7 +153,10 @@ func (s *Server) Start() error {
 
 // serveConns serves connections, plain or over TLS.
 func (s *Server) serveConns(st *settings, ln net.Listener, secure *tls.Config) {
-	ln = &limitListener{Listener: ln, total: st.MaxConns, each: st.MaxConnsClient, refused: &s.counters.connsRefused}
+	ln = peerListener{connlimit.New(ln, connlimit.Limits{Total: st.MaxConns, PerClient: st.MaxConnsClient}, func(c net.Conn) {
+		s.counters.connsRefused.Add(1)
+		_ = c.Close()
+	})}
 	if secure != nil {
 		ln = tls.NewListener(ln, secure)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-metrics"
 
+	"github.com/musterhq/muster/internal/connlimit"
 	"github.com/musterhq/muster/internal/farewell"
 )
 
@@ -39,7 +40,7 @@ type Config struct {
 // Server is the listening side. All methods are safe for concurrent use.
 type Server struct {
 	cfg   Config
-	ln    *limitListener
+	ln    *connlimit.Listener
 	http  *http.Server
 	raft  acceptor
 	bye   farewell.Farewell
@@ -69,9 +70,10 @@ func Listen(cfg Config) (*Server, error) {
 
 	s := &Server{cfg: cfg, done: make(chan struct{})}
 	s.raft.init(defaultRaftBacklog)
-	s.ln = &limitListener{Listener: ln, max: cfg.MaxConns, perClient: orDefault(cfg.MaxConnsPerClient, cfg.MaxConns), by: map[string]int{}, refused: func() {
+	s.ln = connlimit.New(ln, connlimit.Limits{Total: cfg.MaxConns, PerClient: cfg.MaxConnsPerClient}, func(c net.Conn) {
 		count(cfg.Metrics, "peer", "conn", "refused")
-	}}
+		_ = c.Close()
+	})
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(cfg.TLS != nil)
@@ -132,11 +134,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) Addr() net.Addr { return s.ln.Addr() }
 
 // Conns is how many connections are open, raft streams included.
-func (s *Server) Conns() int {
-	s.ln.mu.Lock()
-	defer s.ln.mu.Unlock()
-	return s.ln.open
-}
+func (s *Server) Conns() int { return s.ln.Open() }
 
 // Close stops accepting, ends the raft streams, and waits for requests that run or are on their way until ctx is done;
 // then it cuts them. The returned error is ctx's when requests had to be cut. Further calls do nothing.
@@ -148,70 +146,4 @@ func (s *Server) Close(ctx context.Context) error {
 		<-s.done
 	})
 	return err
-}
-
-// limitListener closes connections beyond max, and beyond perClient of one address. Refusing at once is better than
-// not accepting: a client that is refused asks another server, a client in the backlog waits for its timeout.
-type limitListener struct {
-	net.Listener
-	max, perClient int
-	refused        func()
-
-	mu   sync.Mutex
-	open int
-	by   map[string]int // open ones by address
-}
-
-// Accept implements net.Listener.
-func (l *limitListener) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		host, _, err := net.SplitHostPort(c.RemoteAddr().String())
-		if err != nil {
-			host = "" // no network address: a test's
-		}
-		if !l.enter(host) {
-			l.refused()
-			_ = c.Close()
-			continue
-		}
-		return &countedConn{Conn: c, l: l, host: host}, nil
-	}
-}
-
-func (l *limitListener) enter(host string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.open >= l.max || l.by[host] >= l.perClient {
-		return false
-	}
-	l.open++
-	l.by[host]++
-	return true
-}
-
-func (l *limitListener) leave(host string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.open--
-	if l.by[host]--; l.by[host] == 0 {
-		delete(l.by, host)
-	}
-}
-
-// countedConn gives its place back when closed.
-type countedConn struct {
-	net.Conn
-	l    *limitListener
-	host string
-	once sync.Once
-}
-
-// Close implements net.Conn.
-func (c *countedConn) Close() error {
-	c.once.Do(func() { c.l.leave(c.host) })
-	return c.Conn.Close()
 }
