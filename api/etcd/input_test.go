@@ -112,3 +112,37 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 }
+
+// TestContentType: only a form is looked at, and a type that cannot be parsed is refused whether there is a body or not,
+// as etcd 3.4 does it.
+func TestContentType(t *testing.T) {
+	m := newMemory(t, kv.Options{})
+	u := serve(t, m, nil) + "/v2/keys/k"
+	for _, c := range []struct{ contentType, body, value, cause string }{
+		{"application/x-www-form-urlencoded", "value=v", "v", ""},
+		{"Application/X-WWW-Form-Urlencoded; charset=utf-8", "value=v", "v", ""},
+		{"application/x-www-form-urlencoded;", "value=v", "v", ""},
+		{"application/x-www-form-urlencoded", "", "", ""},
+		{"application/json", "value=v", "", ""},
+		{"multipart/form-data", "value=v", "", ""},
+		{"application/x-www-form-urlencoded; a", "value=v", "", "mime: invalid media parameter"},
+		{"application/x-www-form-urlencoded; a", "", "", "mime: invalid media parameter"},
+		{"text/plain; a=1; a=2", "", "", "mime: duplicate parameter name"},
+		{"application/x-www-form-urlencoded, text/plain", "", "", "mime: unexpected content after media subtype"},
+		{";", "value=v", "", "mime: no media type"},
+	} {
+		what := fmt.Sprintf("Content-Type %q with %q", c.contentType, c.body)
+		before := m.tree.Snap().Hash()
+		a := call(t, "PUT", u, c.body, "Content-Type", c.contentType)
+		if c.cause != "" {
+			if want := `{"errorCode":210,"message":"Invalid POST form","cause":"` + c.cause + `","index":0}` + "\n"; a.status != 400 || a.body != want {
+				t.Errorf("%s: %d %s, want 400 %s", what, a.status, a.body, want)
+			}
+			if m.tree.Snap().Hash() != before {
+				t.Errorf("%s: refused, yet something has changed", what)
+			}
+		} else if a.status >= 400 || !strings.Contains(a.body, `"node":{"key":"/k","value":"`+c.value+`"`) {
+			t.Errorf("%s: %d %s, want the value %q", what, a.status, a.body, c.value)
+		}
+	}
+}

@@ -137,7 +137,7 @@ func unescape(s string) (string, error) {
 // readForm collects the parameters of a request: the body of a PUT or POST when it is a form, then the query.
 func (d *Dialect) readForm(w http.ResponseWriter, r *http.Request, f *form) error {
 	var err error
-	if (r.Method == http.MethodPut || r.Method == http.MethodPost) && r.Body != nil && r.Body != http.NoBody {
+	if r.Method == http.MethodPut || r.Method == http.MethodPost {
 		err = d.readBody(w, r, f)
 	}
 	if e := f.parse(r.URL.RawQuery); err == nil {
@@ -151,6 +151,8 @@ const formType = "application/x-www-form-urlencoded"
 // bodyTime is how long a body may take to arrive, plus a second for each 64 KiB announced.
 const bodyTime = 30 * time.Second
 
+// readBody reads the body of a PUT or POST if it is a form. A Content-Type that cannot be parsed is an error even where
+// there is no body, or where the type can be made out and only its parameters cannot.
 func (d *Dialect) readBody(w http.ResponseWriter, r *http.Request, f *form) error {
 	var ct string
 	if v := r.Header["Content-Type"]; len(v) > 0 {
@@ -160,10 +162,12 @@ func (d *Dialect) readBody(w http.ResponseWriter, r *http.Request, f *form) erro
 		if ct == "" {
 			return nil
 		}
-		t, _, err := mime.ParseMediaType(ct)
-		if t != formType {
+		if t, _, err := mime.ParseMediaType(ct); err != nil || t != formType {
 			return err
 		}
+	}
+	if r.Body == nil || r.Body == http.NoBody {
+		return nil
 	}
 	if r.ContentLength > d.cfg.MaxBody {
 		return errTooLarge
