@@ -70,7 +70,7 @@ the interface, with its flags, its ETCDCTL_ variables, its output and its exit c
 				fmt.Fprintf(cmd.OutOrStdout(), "etcdctl version: %s\nAPI version: 2\n", etcdctlRelease)
 				return nil
 			}
-			if len(args) == 0 {
+			if len(args) == 0 || args[0] == "" {
 				return cmd.Help()
 			}
 			return unknownTopic(cmd, args[0])
@@ -79,6 +79,9 @@ the interface, with its flags, its ETCDCTL_ variables, its output and its exit c
 	// A flag of our own, because a version in a template of cobra's would bring the whole of text/template's execution.
 	root.Flags().BoolVarP(&version, "version", "v", false, "print the version")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 {
+			return unknownTopic(cmd, args[0]) // its flags are unknown because it is
+		}
 		err = flagWords(err)
 		fmt.Fprintf(cmd.OutOrStdout(), "Incorrect Usage: %v\n\n", err)
 		_ = cmd.Help()
@@ -130,7 +133,14 @@ func flagWords(err error) error {
 		return fmt.Errorf("flag needs an argument: -%s", e.GetSpecifiedName())
 	}
 	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
-		return fmt.Errorf("invalid value %q for flag -%s: parse error", e.GetValue(), e.GetFlag().Name)
+		words, why := "invalid value %q for flag -%s: %s", "parse error"
+		if e.GetFlag().Value.Type() == "bool" {
+			words = "invalid boolean value %q for -%s: %s"
+		}
+		if errors.Is(err, strconv.ErrRange) {
+			why = "value out of range"
+		}
+		return fmt.Errorf(words, e.GetValue(), e.GetFlag().Name, why)
 	}
 	return err
 }
@@ -162,7 +172,7 @@ func (e *etcdctl) connect(cmd *cobra.Command, sync bool) (*etcdClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &etcdClient{endpoints: list, rt: etcdTransport(cfg), timeout: e.timeout, total: e.total}
+	c := &etcdClient{endpoints: list, rt: etcdTransport(cfg), timeout: e.timeout, total: max(e.total, 1)} // no time at all is not "without a limit"
 	if c.user, err = e.credentials(cmd); err != nil {
 		return nil, err
 	}
@@ -218,11 +228,11 @@ func (e *etcdctl) discover(cmd *cobra.Command, domain string) ([]string, error) 
 	insecure, _ := strconv.ParseBool(os.Getenv("ETCDCTL_INSECURE_DISCOVERY"))
 	insecure = insecure || e.insecure
 	var list []string
-	var failed error
+	var failed []error
 	for _, s := range []struct{ service, scheme string }{{"etcd-client-ssl", "https"}, {"etcd-client", "http"}} {
 		_, records, err := e.lookupSRV(cmd.Context(), s.service, "tcp", domain)
 		if err != nil {
-			failed = errors.Join(failed, err)
+			failed = append(failed, err)
 			continue
 		}
 		for _, r := range records {
@@ -235,10 +245,13 @@ func (e *etcdctl) discover(cmd *cobra.Command, domain string) ([]string, error) 
 		}
 	}
 	if len(list) == 0 {
-		if failed == nil {
-			failed = errNoEndpoints
+		switch len(failed) {
+		case 0:
+			return nil, plainly("%v", errNoEndpoints)
+		case 1:
+			return nil, plainly("%v", failed[0])
 		}
-		return nil, plainly("%v", failed)
+		return nil, plainly("dns lookup errors: %v and %v", failed[0], failed[1])
 	}
 	return list, nil
 }

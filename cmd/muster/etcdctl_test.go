@@ -199,6 +199,55 @@ func TestEtcdctlTimeouts(t *testing.T) {
 	etcdctlLine(t, "", "--total-timeout", "50ms", "--endpoints", slow.URL, "get", "k").want(t, 2, "Error:  context deadline exceeded\n")
 }
 
+// TestEtcdctlBadFlags: each refusal in etcdctl's own words, and nothing is asked of the server.
+func TestEtcdctlBadFlags(t *testing.T) {
+	asked := atomic.Int32{}
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	t.Cleanup(s.Close)
+	for _, c := range []struct {
+		args string
+		code int
+		errs string
+	}{
+		{"get /a --quorum=", 1, `invalid boolean value "" for -quorum: parse error` + "\n"},
+		{"--no-sync=yes get /a", 1, `invalid boolean value "yes" for -no-sync: parse error` + "\n"},
+		{"set --ttl=1.5 /a v", 1, `invalid value "1.5" for flag -ttl: parse error` + "\n"},
+		{"set --ttl 99999999999999999999 /a v", 1, `invalid value "99999999999999999999" for flag -ttl: value out of range` + "\n"},
+		{"rm --with-index=99999999999999999999 /a", 1, `invalid value "99999999999999999999" for flag -with-index: value out of range` + "\n"},
+		{"get ---a /a", 1, "bad flag syntax: ---a\n"},
+		{"get -z /a", 1, "flag provided but not defined: -z\n"},
+		{"get --z /a", 1, "flag provided but not defined: -z\n"},
+		{"nope --ttl 5", 3, "No help topic for 'nope'\n"},
+		{"member nope --ttl 5", 3, "No help topic for 'nope'\n"},
+		{"--total-timeout 0 get /a", 2, "Error:  context deadline exceeded\n"},
+		{"--total-timeout=-1s set /a v", 2, "Error:  context deadline exceeded\n"},
+	} {
+		r := etcdctlLine(t, "", append([]string{"--endpoints", s.URL}, strings.Fields(c.args)...)...)
+		if r.code != c.code || r.errs != c.errs {
+			t.Errorf("etcdctl %s: exit code %d, %q, want %d, %q", c.args, r.code, r.errs, c.code, c.errs)
+		}
+	}
+	if n := asked.Load(); n > 0 {
+		t.Errorf("%d requests", n)
+	}
+	if r := etcdctlLine(t, "", ""); r.code != 0 || !strings.Contains(r.out, "Usage") {
+		t.Errorf("an empty command: exit code %d, %q", r.code, r.out)
+	}
+}
+
+// TestEtcdctlEmptyFlag: a one-letter flag with "=" and nothing behind it has the empty value.
+func TestEtcdctlEmptyFlag(t *testing.T) {
+	f := newFake(t, map[string]string{"GET /v2/keys/k": node})
+	for _, o := range []string{"--o=", "-o=", "--output="} {
+		if r := etcdctlLine(t, "", "--no-sync", "--endpoints", f.URL, o, "get", "k"); r.code != 0 || r.errs != "Unsupported output format: \n" {
+			t.Errorf("%s: exit code %d, %q", o, r.code, r.errs)
+		}
+	}
+	for _, o := range []string{"--o=json", "-o=json", "-output=json"} {
+		etcdctlLine(t, "", "--no-sync", "--endpoints", f.URL, o, "get", "k").want(t, 0, `{"action":"get"`)
+	}
+}
+
 func TestEtcdctlCredentialsAndTLS(t *testing.T) {
 	var auth atomic.Value
 	auth.Store("")
@@ -267,6 +316,9 @@ func TestEtcdctlDiscovery(t *testing.T) {
 	t.Setenv("ETCDCTL_DISCOVERY_SRV", "other.example.com")
 	if list, err = e.addresses(cmd); err == nil {
 		t.Errorf("a domain without records gives %q", list)
+	}
+	if want := "dns lookup errors: asked for tcp other.example.com and asked for tcp other.example.com"; err == nil || err.Error() != want {
+		t.Errorf("a domain without records gives %v, want %s", err, want)
 	}
 }
 

@@ -182,7 +182,9 @@ func normalize(root *cobra.Command, args []string) []string {
 			continue
 		}
 		switch double := strings.HasPrefix(a, "--"); {
-		case double && len(name) == 1:
+		case f != nil && len(name) == 1 && strings.HasSuffix(a, name+"="): // to pflag -o= means the value "="
+			a = "--" + f.Name + "="
+		case double && len(name) == 1 && a[2] == name[0]:
 			a = a[1:]
 		case !double && len(name) > 1 && (name[0] < '0' || name[0] > '9'):
 			a = "-" + a
