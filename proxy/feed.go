@@ -283,8 +283,13 @@ func (f *feed) follow() (brought bool, err error) {
 		}
 		return false, errStop
 	}
-	if !f.begin(resp) {
-		return false, errStop
+	ahead, err := f.begin(resp)
+	if err != nil {
+		return false, err
+	}
+	if ahead {
+		_ = resp.Body.Close()
+		return f.follow()
 	}
 	br := bufio.NewReaderSize(resp.Body, resumeBuffer)
 	for {
@@ -319,24 +324,25 @@ func readLine(br *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// begin takes the head of an answer.
-func (f *feed) begin(resp *http.Response) bool {
+// begin takes the head of an answer. ahead says that the stream begins later than now, because whoever began the feed
+// wants only what is still to come; others want what happens before, so it must be asked for again.
+func (f *feed) begin(resp *http.Response) (ahead bool, err error) {
 	n, err := strconv.ParseUint(resp.Header.Get(f.q.IndexHeader), 10, 64)
 	if err != nil || n == 0 {
-		return false
+		return false, errStop
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.head == nil {
 		f.since = n
-		if f.from == 0 {
+		if ahead = f.from > n+1; ahead || f.from == 0 {
 			f.from = n + 1
 			f.last = n
 		}
 	}
 	f.head = answerHeader(resp.Header)
 	f.tell()
-	return true
+	return ahead, nil
 }
 
 // add takes an event, and lets go of the oldest where there are too many.

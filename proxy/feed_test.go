@@ -273,6 +273,36 @@ func TestManyWatchersOneStream(t *testing.T) {
 	})
 }
 
+// TestWatcherOfTheFuture: one that wants only what is still to come keeps nothing from the others, and gets nothing
+// before its time.
+func TestWatcherOfTheFuture(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEvents()
+		v := newFeeds(t, e)
+		defer v.Close()
+		future := watchAs(t.Context(), v, 20, true)
+		synctest.Wait()
+		now, soon := watchAs(t.Context(), v, 0, true), watchAs(t.Context(), v, 13, true)
+		synctest.Wait()
+		for range 15 {
+			e.add(1)
+			synctest.Wait()
+		}
+		e.breakAll()
+		e.add(5)
+		time.Sleep(5 * time.Second)
+		future.expect(t, "one that wants the future", 20, 30)
+		now.expect(t, "one that watches from now on", 11, 30)
+		soon.expect(t, "one that wants a nearer future", 13, 30)
+		if _, open := e.counts(); open != 1 {
+			t.Errorf("%d streams", open)
+		}
+		if h := future.header.Get("X-Etcd-Index"); h != "10" {
+			t.Errorf("index %s, want 10", h)
+		}
+	})
+}
+
 // TestWatchersThatComeBack: clients that watch for one event after the other miss none, and cost the servers one stream.
 func TestWatchersThatComeBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
