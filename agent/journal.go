@@ -48,11 +48,13 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// openJournal opens or makes the file and gives each present value to f, in no order. A record that a crash cut off at
-// the end was never acknowledged and is dropped; damage before the end is told, and what can be read is kept.
+// openJournal opens or makes the file and gives each present value to f, in no order. What can be read is kept, and the
+// rest is told. A record that a crash cut off at the end was never acknowledged, but it looks like a damaged one that was.
 func openJournal(path string, log hclog.Logger, f func(k opKey, value []byte)) (*journal, error) {
 	j := &journal{path: path, log: log, at: map[opKey]span{}}
 	var err error
+	_, err = os.Lstat(path + ".lock")
+	ran := err == nil
 	// The lock has a file of its own, because the journal is replaced by a rename.
 	if j.lockFile, err = os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600); err != nil {
 		return nil, err
@@ -60,13 +62,14 @@ func openJournal(path string, log hclog.Logger, f func(k opKey, value []byte)) (
 	if err := lockFile(j.lockFile); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s is in use by another process", path), j.lockFile.Close())
 	}
-	if err := j.open(f); err != nil {
+	if err := j.open(ran, f); err != nil {
 		return nil, errors.Join(err, j.close())
 	}
 	return j, nil
 }
 
-func (j *journal) open(f func(k opKey, value []byte)) error {
+// open reads the file; ran says that an agent has used the directory before.
+func (j *journal) open(ran bool, f func(k opKey, value []byte)) error {
 	var err error
 	if j.f, err = os.OpenFile(j.path, os.O_CREATE|os.O_RDWR, 0o600); err != nil {
 		return err
@@ -75,7 +78,10 @@ func (j *journal) open(f func(k opKey, value []byte)) error {
 	if err != nil {
 		return err
 	}
-	if len(bytes.Trim(data, "\x00")) == 0 { // new, or a crash came before the first sync
+	if len(bytes.Trim(data, "\x00")) == 0 {
+		if ran { // a crash in the first milliseconds of the first start leaves this, too
+			j.log.Warn("the file of saved registrations is missing or blank: what was registered here before is lost", "file", j.path)
+		}
 		return j.rewrite()
 	}
 	if head, _, _ := bytes.Cut(data, []byte("\n")); string(head)+"\n" != journalHeader {
@@ -92,7 +98,7 @@ func (j *journal) open(f func(k opKey, value []byte)) error {
 	return nil
 }
 
-// scan finds the records and fills the map; it reports damage before the last record.
+// scan finds the records and fills the map; it reports whether it left anything out.
 func (j *journal) scan(data []byte) (damaged bool) {
 	j.size = int64(len(journalHeader))
 	for {
@@ -107,6 +113,11 @@ func (j *journal) scan(data []byte) (damaged bool) {
 		}
 		next := nextRecord(rest)
 		if next < 0 {
+			if tail := bytes.TrimRight(rest, "\x00"); len(tail) > 0 {
+				j.log.Warn("the end of the saved registrations cannot be read and is dropped: a crash cut it off, or the file is damaged",
+					"file", j.path, "offset", j.size, "bytes", len(tail))
+				damaged = true
+			}
 			return damaged
 		}
 		j.log.Error("damaged part of the saved registrations is skipped", "file", j.path, "offset", j.size, "bytes", next)

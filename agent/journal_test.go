@@ -224,3 +224,50 @@ func benchRegister(b *testing.B, present int) {
 		}
 	})
 }
+
+// Registrations are never lost without a word: an agent that begins with fewer than were saved says so, once.
+func TestJournalTellsWhatIsLost(t *testing.T) {
+	var end int64 // of the records
+	for name, harm := range map[string]func(path string, b []byte) error{
+		"nothing":            func(string, []byte) error { return nil },
+		"removed":            func(path string, _ []byte) error { return os.Remove(path) },
+		"empty":              func(path string, _ []byte) error { return os.WriteFile(path, nil, 0o600) },
+		"zeros":              func(path string, b []byte) error { return os.WriteFile(path, make([]byte, len(b)), 0o600) },
+		"last record broken": func(path string, b []byte) error { b[end-1] ^= 1; return os.WriteFile(path, b, 0o600) },
+		"last record cut":    func(path string, b []byte) error { return os.WriteFile(path, b[:end-3], 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "j")
+			var told bytes.Buffer
+			open := func() (*journal, int) {
+				told.Reset()
+				n := 0
+				j, err := openJournal(path, hclog.New(&hclog.LoggerOptions{Output: &told}), func(opKey, []byte) { n++ })
+				must(t, err)
+				return j, n
+			}
+			j, _ := open()
+			if told.Len() > 0 {
+				t.Errorf("the first start says %s", &told)
+			}
+			for i := range 2 {
+				must(t, j.append(map[opKey][]byte{{"s", fmt.Sprint(i)}: []byte("value")}))
+			}
+			end = j.size
+			must(t, j.close())
+			b, err := os.ReadFile(path)
+			must(t, err)
+			must(t, harm(path, b))
+			j, n := open()
+			must(t, j.close())
+			if lost := n < 2; lost != (name != "nothing") || lost != bytes.Contains(told.Bytes(), []byte("file="+path)) {
+				t.Errorf("%d of 2 values are there, and the start says %q", n, &told)
+			}
+			j, _ = open()
+			must(t, j.close())
+			if told.Len() > 0 {
+				t.Errorf("told again: %s", &told)
+			}
+		})
+	}
+}

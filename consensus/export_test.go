@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"errors"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -43,3 +44,20 @@ func SlowDisk(c *Config, f func(raft.LogStore) raft.LogStore) { c.wrapLog = f }
 
 // HasLease says whether a Default read needs no round.
 func (n *Node) HasLease() bool { return n.acks.lease.Load()+int64(n.cfg.Timing.Lease) > mono() }
+
+// EmptyLog removes every entry of the log of a stopped node, as a snapshot from the leader does.
+func EmptyLog(dir string) error {
+	s, err := openStores(dir, hclog.NewNullLogger())
+	if err != nil {
+		return err
+	}
+	first, err := s.logs.FirstIndex()
+	if err != nil {
+		return err
+	}
+	last, err := s.logs.LastIndex()
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.logs.DeleteRange(first, last), s.close())
+}

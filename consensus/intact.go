@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"runtime/debug"
@@ -70,6 +71,56 @@ func (s *stores) checkIntact(dir string, committed uint64) error {
 		}
 	}
 	return nil
+}
+
+// checkStart is checkIntact for a directory in which raft is about to start: the newest snapshot that is sound has to
+// reach the beginning of the log and, with it, all that was committed. raft itself passes over a damaged snapshot to an
+// older one; it panics over the hole behind that, and where there is no log it goes on with the old state.
+func (s *stores) checkStart(dir string, committed uint64) error {
+	if err := s.checkIntact(dir, committed); err != nil {
+		return err
+	}
+	base, damage, err := s.soundSnapshot(dir)
+	if err != nil {
+		return err
+	}
+	first, err := s.logs.FirstIndex()
+	if err != nil {
+		return fmt.Errorf("consensus: log in %s: %w", dir, err)
+	}
+	last, err := s.logs.LastIndex()
+	if err != nil {
+		return fmt.Errorf("consensus: log in %s: %w", dir, err)
+	}
+	if damage == nil {
+		damage = errors.New("a snapshot was removed, or its meta.json damaged")
+	}
+	switch {
+	case first > base+1:
+		return fmt.Errorf("%w: the log in %s begins at entry %d, but the newest sound snapshot ends at entry %d: %w; %s", ErrDataDir, dir, first, base, damage, damageHelp)
+	case max(base, last) < committed:
+		return fmt.Errorf("%w: what is sound in %s ends at entry %d, but entry %d was there once: %w; %s (to go on without the lost entries, delete the file %s)",
+			ErrDataDir, dir, max(base, last), committed, damage, damageHelp, aliveFile)
+	}
+	return nil
+}
+
+// soundSnapshot gives the last entry in the newest snapshot whose content has its checksum, 0 when there is none, and
+// what is wrong with those that are newer, nil for nothing.
+func (s *stores) soundSnapshot(dir string) (index uint64, damage, err error) {
+	snaps, err := s.snaps.List()
+	if err != nil {
+		return 0, nil, fmt.Errorf("consensus: snapshots in %s: %w", dir, err)
+	}
+	var bad []error
+	for _, m := range snaps {
+		_, r, err := s.snaps.Open(m.ID)
+		if err == nil {
+			return m.Index, errors.Join(bad...), r.Close()
+		}
+		bad = append(bad, fmt.Errorf("snapshot %s is damaged: %w", m.ID, err))
+	}
+	return 0, errors.Join(bad...), nil
 }
 
 // guardFault runs f and makes an error of a fault in memory mapped from a file that is shorter than it says.

@@ -82,7 +82,7 @@ func Open(cfg Config) (*Node, error) {
 		n.dir.close()
 		return nil, err
 	}
-	if err = n.stores.checkIntact(cfg.Dir, n.dir.lastCommitted()); err == nil {
+	if err = n.stores.checkStart(cfg.Dir, n.dir.lastCommitted()); err == nil {
 		err = n.stores.checkMembers()
 	}
 	if err == nil {

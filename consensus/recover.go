@@ -67,7 +67,7 @@ func (s *stores) survey(d *dataDir) (Survey, error) {
 	if t := d.lastStamp(); t != 0 {
 		v.Alive = time.Unix(0, t)
 	}
-	if err := s.checkIntact(d.dir, v.Committed); err != nil {
+	if err := s.checkStart(d.dir, v.Committed); err != nil {
 		return v, err
 	}
 	var err error

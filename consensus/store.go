@@ -3,6 +3,7 @@ package consensus
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 
@@ -34,6 +35,11 @@ func openStores(dir string, log hclog.Logger) (*stores, error) {
 		return nil, fmt.Errorf("consensus: snapshots in %s: %w", dir, err)
 	}
 	logDir := filepath.Join(dir, logDirName)
+	if segs, _ := filepath.Glob(filepath.Join(logDir, "*.wal")); len(segs) > 0 {
+		if _, err := os.Stat(filepath.Join(logDir, metadb.FileName)); errors.Is(err, os.ErrNotExist) { // it would say that a file exists
+			return nil, fmt.Errorf("%w: log in %s has no %s; %s", ErrDataDir, logDir, metadb.FileName, damageHelp)
+		}
+	}
 	meta := &metadb.BoltMetaDB{}
 	var w *wal.WAL
 	err = guardFault("log in "+logDir, func() (err error) {
