@@ -46,7 +46,7 @@ type Options struct {
 	Reload func() (Config, []Warning, error)
 	// Dial replaces the TCP dial to servers (tests cut the network here); nil is the usual one.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Authorizer is asked by every route of the flat dialect and of this package; nil allows everything.
+	// Authorizer is asked by every route of both dialects and of this package; nil allows everything.
 	Authorizer consul.Authorizer
 }
 

@@ -82,6 +82,16 @@ func (a *Agent) callWhenUp(req *http.Request) (*http.Response, error) {
 	}
 }
 
+// authorizeEtcd puts the questions of the hierarchical dialect to the one Authorizer.
+func (a *Agent) authorizeEtcd() func(*http.Request, etcd.Access) error {
+	if a.opts.Authorizer == nil {
+		return nil
+	}
+	return func(r *http.Request, x etcd.Access) error {
+		return consul.Allow(a.opts.Authorizer, r, consul.Access(x))
+	}
+}
+
 // openDialects makes the translators. On a proxy they never touch a store: their routes are relayed.
 func (a *Agent) openDialects() error {
 	a.consul = consul.New(consul.Config{
@@ -96,6 +106,7 @@ func (a *Agent) openDialects() error {
 	a.etcd, err = etcd.New(etcd.Config{
 		Store: a.store, Name: a.cfg.NodeName, Members: a.etcdMembers, Membership: clusterMembers{a}, ID: a.ownMemberID, Logger: a.log, Metrics: a.metrics,
 		Stats: a.etcdStats, CommandLine: withoutSecrets(os.Args), FileLimit: fileLimit(), SetLogLevel: a.log.SetLevel,
+		Authorize: a.authorizeEtcd(),
 	})
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ const (
 	codeExists         = 105
 	codeRootReadOnly   = 107
 	codeNotEmpty       = 108
+	codeUnauthorized   = 110
 	codePrevValue      = 201
 	codeTTL            = 202
 	codeIndex          = 203
@@ -56,6 +57,8 @@ func describe(code int) (status int, message string) {
 		return http.StatusBadRequest, "Root is read only"
 	case codeNotEmpty:
 		return http.StatusForbidden, "Directory not empty"
+	case codeUnauthorized:
+		return http.StatusUnauthorized, "The request requires user authentication"
 	case codePrevValue:
 		return http.StatusBadRequest, "PrevValue is Required in POST form"
 	case codeTTL:

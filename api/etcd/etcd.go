@@ -82,10 +82,13 @@ type Config struct {
 	CommandLine   []string          // of the process, without secrets, for /debug/vars
 	FileLimit     uint64            // how many files the process may have open, for /debug/vars
 	SetLogLevel   func(hclog.Level) // for /config/local/log; nil refuses it
-	MaxBody       int64             // largest form body in bytes; 0 = DefaultMaxBody
-	Timeout       time.Duration     // longest wait for a write or a quorum read; 0 = DefaultTimeout
-	Logger        hclog.Logger      // nil = silent
-	Metrics       *metrics.Metrics  // nil = not counted
+	// Authorize is asked, with the request that carries the token, before anything is shown or changed that a token could
+	// protect: keys, members, /debug/vars, /config/local/log. nil: everything is allowed.
+	Authorize func(*http.Request, Access) error
+	MaxBody   int64            // largest form body in bytes; 0 = DefaultMaxBody
+	Timeout   time.Duration    // longest wait for a write or a quorum read; 0 = DefaultTimeout
+	Logger    hclog.Logger     // nil = silent
+	Metrics   *metrics.Metrics // nil = not counted
 }
 
 // Dialect answers the requests of etcd v2 clients. Safe for concurrent use.

@@ -68,6 +68,9 @@ func (d *Dialect) serveKeys(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	if !d.mayKeys(w, r, key, &p) {
+		return
+	}
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
 		if p.wait && !p.quorum {
@@ -135,6 +138,9 @@ func (d *Dialect) get(w http.ResponseWriter, r *http.Request, key string, p *par
 			f.code = codeNotDir
 		}
 		d.fail(w, f)
+		return
+	}
+	if (e == nil || e.IsDir()) && !p.recursive && !d.mayList(w, r, key) {
 		return
 	}
 	d.count.read(p, true)

@@ -82,6 +82,7 @@ func (d *Dialect) serveMembers(w http.ResponseWriter, r *http.Request) {
 		members := slices.Clone(d.cfg.Members())
 		slices.SortFunc(members, func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
 		d.getMembers(w, id, members)
+	case !d.may(w, r, Access{Resource: "operator", Write: true}):
 	case d.cfg.Membership == nil:
 		d.sendJSON(w, http.StatusNotImplemented, message{"the members of this server are fixed"})
 	case r.Method == http.MethodPost:

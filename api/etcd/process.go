@@ -46,7 +46,7 @@ func (d *Dialect) serveHealth(w http.ResponseWriter, r *http.Request) {
 
 // serveVars shows the process: its command line, memory, and its place in the consensus.
 func (d *Dialect) serveVars(w http.ResponseWriter, r *http.Request) {
-	if !onlyGet(w, r) {
+	if !onlyGet(w, r) || !d.may(w, r, Access{Resource: "agent", Name: d.cfg.Name}) {
 		return
 	}
 	type raftStatus struct {
@@ -92,6 +92,9 @@ var levels = map[string]hclog.Level{
 func (d *Dialect) serveLogLevel(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPut {
 		methodNotAllowed(w, "PUT")
+		return
+	}
+	if !d.may(w, r, Access{Resource: "agent", Name: d.cfg.Name, Write: true}) {
 		return
 	}
 	var in struct{ Level string }
