@@ -79,6 +79,10 @@ func (t *transport) forward() {
 	for {
 		select {
 		case rpc := <-in:
+			if err := malformed(rpc.Command); err != nil {
+				rpc.Respond(nil, err)
+				continue
+			}
 			if r, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
 				t.figures.append(&t.figures.received, r)
 				t.given.hear(r)
