@@ -187,7 +187,7 @@ func (c *Config) serfConfig() (*serf.Config, error) {
 			s.KeyringFile = c.keyringPath()
 		}
 	}
-	std := c.Logger.StandardLogger(&hclog.StandardLoggerOptions{InferLevels: true})
+	std := newLibraryLog(c.Logger)
 	s.Logger, s.LogOutput = std, nil
 
 	m := s.MemberlistConfig

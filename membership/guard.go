@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/hashicorp/memberlist"
 )
@@ -74,6 +77,9 @@ func (g *guard) NotifyAlive(n *memberlist.Node) error {
 func (g *guard) admit(n *memberlist.Node, live bool) error {
 	if len(n.Addr) != net.IPv4len && len(n.Addr) != net.IPv6len || len(n.Name) == 0 || len(n.Name) > maxNameLength || len(n.Meta) > memberlist.MetaMaxSize {
 		return fmt.Errorf("%w: name of %d, address of %d, tags of %d bytes", errMalformed, len(n.Name), len(n.Addr), len(n.Meta))
+	}
+	if !utf8.ValidString(n.Name) || strings.ContainsFunc(n.Name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return fmt.Errorf("%w: the name %q at %v cannot be printed", errMalformed, n.Name, n.Addr)
 	}
 	tags, ok := decodeTags(n.Meta)
 	if !ok {

@@ -50,7 +50,7 @@ func listen(bind string, port int, log hclog.Logger) (*transport, error) {
 	}
 	conf := &memberlist.NetTransportConfig{
 		BindAddrs: []string{bind}, BindPort: port,
-		Logger: log.StandardLogger(&hclog.StandardLoggerOptions{InferLevels: true}),
+		Logger: newLibraryLog(log),
 	}
 	var inner *memberlist.NetTransport
 	var err error
