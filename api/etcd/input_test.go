@@ -1,11 +1,16 @@
 package etcd_test
 
 import (
+	"bufio"
+	"bytes"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/musterhq/muster/api/etcd"
 	"github.com/musterhq/muster/kv"
 )
 
@@ -144,5 +149,55 @@ func TestContentType(t *testing.T) {
 		} else if a.status >= 400 || !strings.Contains(a.body, `"node":{"key":"/k","value":"`+c.value+`"`) {
 			t.Errorf("%s: %d %s, want the value %q", what, a.status, a.body, c.value)
 		}
+	}
+}
+
+// TestTooLargeIsTold: a client that sends its whole body before it reads gets the refusal, not a broken connection. The
+// body is larger than what the kernel keeps for the two.
+func TestTooLargeIsTold(t *testing.T) {
+	const limit = 16 << 20
+	u := serve(t, newMemory(t, kv.Options{}), func(c *etcd.Config) { c.MaxBody = limit })
+	conn, err := net.Dial("tcp", strings.TrimPrefix(u, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	body := bytes.Repeat([]byte("v"), limit*3/2)
+	fmt.Fprintf(conn, "PUT /v2/keys/k HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n", len(body))
+	if _, err := conn.Write(body); err != nil {
+		t.Fatalf("sending the body: %v", err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatalf("reading the answer: %v", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != 400 {
+		t.Errorf("status %d", resp.StatusCode)
+	}
+}
+
+// TestTooLargeIsNotSent: who asks first whether to send the body is told before he does.
+func TestTooLargeIsNotSent(t *testing.T) {
+	u := serve(t, newMemory(t, kv.Options{}), func(c *etcd.Config) { c.MaxBody = 1000 })
+	conn, err := net.Dial("tcp", strings.TrimPrefix(u, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(conn, "PUT /v2/keys/k HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1001\r\nExpect: 100-continue\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatalf("reading the answer: %v", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != 400 {
+		t.Errorf("status %d", resp.StatusCode)
 	}
 }

@@ -169,11 +169,16 @@ func (d *Dialect) readBody(w http.ResponseWriter, r *http.Request, f *form) erro
 	if r.Body == nil || r.Body == http.NoBody {
 		return nil
 	}
+	// The server sets a new deadline before it reads the next request; a writer without one has no connection.
+	announced := min(max(0, r.ContentLength), 2*d.cfg.MaxBody)
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime + time.Duration(announced>>16)*time.Second))
 	if r.ContentLength > d.cfg.MaxBody {
+		// A client that sends everything before it reads would see nothing but a broken connection.
+		if r.Header["Expect"] == nil {
+			_, _ = io.CopyN(io.Discard, r.Body, announced)
+		}
 		return errTooLarge
 	}
-	// The server sets a new deadline before it reads the next request; a writer without one has no connection.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime + time.Duration(max(0, r.ContentLength)>>16)*time.Second))
 	var b strings.Builder
 	if r.ContentLength > 0 {
 		b.Grow(int(min(r.ContentLength, 64<<10))) // a promise alone must not cost memory
