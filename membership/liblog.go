@@ -7,10 +7,10 @@ import (
 	"log"
 	"strings"
 	"sync"
-	"time"
 	"unicode"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/time/rate"
 )
 
 // Warnings and errors of the libraries: so many at once, and so many a second after that.
@@ -25,15 +25,15 @@ const (
 type libraryLog struct {
 	out io.Writer // takes "[LEVEL] text"
 
+	limit *rate.Limiter
+
 	mu      sync.Mutex
-	left    float64 // lines that may pass
-	since   time.Time
 	omitted int
 }
 
 // newLibraryLog gives the libraries a logger that ends in l.
 func newLibraryLog(l hclog.Logger) *log.Logger {
-	w := &libraryLog{out: l.StandardWriter(&hclog.StandardLoggerOptions{InferLevels: true}), left: libraryBurst, since: time.Now()}
+	w := &libraryLog{out: l.StandardWriter(&hclog.StandardLoggerOptions{InferLevels: true}), limit: rate.NewLimiter(libraryRate, libraryBurst)}
 	return log.New(w, "", 0)
 }
 
@@ -65,16 +65,12 @@ func (l *libraryLog) Write(line []byte) (int, error) {
 func (l *libraryLog) take() (pass bool, note string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := time.Now()
-	l.left = min(libraryBurst, l.left+now.Sub(l.since).Seconds()*libraryRate)
-	l.since = now
-	if l.left < 1 {
+	if !l.limit.Allow() {
 		if l.omitted++; l.omitted == 1 {
 			note = fmt.Sprintf("[WARN] many warnings and errors of gossip: no more than %d a second are logged", libraryRate)
 		}
 		return false, note
 	}
-	l.left--
 	if l.omitted > 0 {
 		note = fmt.Sprintf("[WARN] warnings and errors of gossip were left out: %d", l.omitted)
 		l.omitted = 0
