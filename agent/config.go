@@ -254,7 +254,7 @@ type Config struct {
 	origins map[string]string // key path -> where it was set last, for error texts
 }
 
-// Ports of the listeners: 1 to 65535, or -1 for off.
+// Ports of the listeners: 1 to 65535, or -1 for off. Every agent needs SerfLAN, and a server Server.
 type Ports struct {
 	HTTP    int `key:"http" flag:"http-port" usage:"port of the HTTP interface"`                              // 8500
 	HTTPS   int `key:"https" flag:"https-port" usage:"port of the HTTPS interface"`                           // -1

@@ -225,6 +225,7 @@ func TestRefusals(t *testing.T) {
 		{"reserved meta", `node_meta { consul-x = "v" }`, nil, []string{"reserved"}},
 		{"domain", `domain = "a..b"`, nil, []string{"domain: expected a domain name"}},
 		{"port range", `ports { http = 70000 }`, nil, []string{"1.hcl: ports.http: expected a port from 1 to 65535, or -1"}},
+		{"gossip off", `ports { serf_lan = -1 }`, nil, []string{"1.hcl: ports.serf_lan: expected a port from 1 to 65535"}},
 		{"port zero", `ports { dns = 0 }`, nil, []string{"ports.dns: expected a port"}},
 		{"port clash", `ports { http = 8600 }`, nil, []string{"ports.http: HTTP address 127.0.0.1:8600 already configured for DNS"}},
 		{"clash with any", `client_addr = "0.0.0.0" ports { etcd = 8300 }`, nil, []string{"ports.server", "already configured for etcd"}},

@@ -167,6 +167,9 @@ func (v *validator) role() {
 	if c.Server && c.Ports.Server < 0 {
 		v.bad("ports.server", "a server needs this port")
 	}
+	if c.Ports.SerfLAN < 0 {
+		v.bad("ports.serf_lan", "expected a port from 1 to 65535: every agent needs this one")
+	}
 	if c.Encrypt != "" {
 		if key, err := base64.StdEncoding.DecodeString(c.Encrypt); err != nil {
 			v.bad("encrypt", "expected a key in base64: %v", err)

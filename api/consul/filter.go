@@ -1,6 +1,7 @@
 package consul
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"regexp"
@@ -86,7 +87,7 @@ func compileNode(e grammar.Expression, t reflect.Type) (matcher, error) {
 	case *grammar.MatchExpression:
 		return compileMatch(e, e.Selector.Path, t, false)
 	default:
-		return nil, fmt.Errorf("expressions of this kind are not supported: %T", e)
+		return nil, errors.New("expressions with any or all are not supported: a selector that meets a list means any element of it")
 	}
 }
 
