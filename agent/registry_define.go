@@ -20,6 +20,18 @@ const (
 	maxMetaValue = 512
 )
 
+// maxID is how long names and ids of services, and ids of checks, may be, in bytes. The catalog holds a check below its
+// service and its node in one path; what does not fit there could be registered here and would never get to the catalog.
+const maxID = 1024
+
+// checkID refuses a name or an id that is too long.
+func checkID(what, id string) error {
+	if len(id) > maxID {
+		return badRequest("Invalid %s: %d bytes, at most %d are allowed", what, len(id), maxID)
+	}
+	return nil
+}
+
 // serviceKinds are kept and shown; nothing follows from them, for there is no service mesh here.
 var serviceKinds = []string{"", "api-gateway", "connect-proxy", "ingress-gateway", "mesh-gateway", "terminating-gateway"}
 
@@ -48,6 +60,12 @@ func normaliseService(def consul.ServiceDefinition, may rules) (consul.ServiceDe
 	}
 	if def.ID == "" {
 		def.ID = def.Name
+	}
+	if err := checkID("service name", def.Name); err != nil {
+		return def, err
+	}
+	if err := checkID("service ID", def.ID); err != nil {
+		return def, err
 	}
 	if !slices.Contains(serviceKinds, def.Kind) {
 		return def, badRequest("Invalid service kind %q: expected one of %s, or none", def.Kind, strings.Join(serviceKinds[1:], ", "))
@@ -154,6 +172,9 @@ func serviceChecks(def consul.ServiceDefinition, may rules) ([]consul.CheckDefin
 		if !validStatus(c.Status) {
 			return nil, badRequest("Status for checks must 'passing', 'warning', 'critical'")
 		}
+		if err := checkID("check ID", c.ID); err != nil {
+			return nil, err
+		}
 		c.ServiceID = def.ID
 		if c.Name == "" {
 			c.Name = "Service '" + def.Name + "' check"
@@ -186,6 +207,9 @@ func normaliseCheck(def consul.CheckDefinition, may rules) (consul.CheckDefiniti
 	}
 	if def.ID == "" {
 		def.ID = def.Name
+	}
+	if err := checkID("check ID", def.ID); err != nil {
+		return def, err
 	}
 	if !validStatus(def.Status) {
 		return def, badRequest("Bad check status")

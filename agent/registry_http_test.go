@@ -91,6 +91,7 @@ func TestAgentEndpointsAsRecorded(t *testing.T) {
 func TestRegistrationBodies(t *testing.T) {
 	r := openRig(t, "", newFakeCluster())
 	s := serveAgent(t, r, &fakeNode{})
+	long := strings.Repeat("/", 1025) // three bytes each in a path
 	for body, want := range map[string]int{
 		`{"name":"lower","ID":"x1","TAGS":["a"],"enable_tag_override":true,"tagged_addresses":{"lan":{"address":"a","port":1}}}`:                          200,
 		`{"Name":"aliases","Check":{"CheckID":"a1","http":"http://x","interval":"10s","tls_skip_verify":true,"deregister_critical_service_after":"90s"}}`: 200,
@@ -114,11 +115,17 @@ func TestRegistrationBodies(t *testing.T) {
 		`{"Name":"bad","Port":70000}`:                                                               400,
 		`{"Name":"bad","Kind":"sidecar"}`:                                                           400,
 		`{"Name":"bad","Check":{"TTL":"10s","FailuresBeforeWarning":3,"FailuresBeforeCritical":2}}`: 400,
+		`{"Name":"bad","ID":"` + long + `"}`:                                                        400,
+		`{"Name":"` + long + `","ID":"bad"}`:                                                        400,
+		`{"Name":"bad","Check":{"CheckID":"` + long + `","TTL":"1s"}}`:                              400,
 		`[]`: 400,
 	} {
 		if got, text := ask(t, s, "PUT", "/v1/agent/service/register", body); got != want {
 			t.Errorf("%s: status %d %s, want %d", body, got, text, want)
 		}
+	}
+	if got, text := ask(t, s, "PUT", "/v1/agent/service/register", `{"Name":"`+long[1:]+`","Check":{"TTL":"1h"}}`); got != 200 {
+		t.Errorf("1024 bytes: status %d %s", got, text)
 	}
 	if _, _, ok := r.Service("bad"); ok {
 		t.Error("a refused registration left something")
@@ -138,6 +145,7 @@ func TestRegistrationBodies(t *testing.T) {
 		`{"Name":"x"}`:                                  "Invalid check: TTL must be > 0 for TTL checks",
 		`{"Name":"x","TCP":"a:1"}`:                      "Invalid check: Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks",
 		`{"Name":"x","CheckID":"y","TTL":"1s"}`:         "Request decode failed:",
+		`{"Name":"` + long + `","TTL":"1s"}`:            "Invalid check ID: 1025 bytes, at most 1024",
 		`{"Name":"serfHealth","TTL":"1s"}`:              "kept for the cluster",
 		`{"Name":"x","TTL":"1s","OutputMaxSize":-1}`:    "Invalid check: MaxOutputMaxSize must be positive",
 		`{"Name":"x","TTL":"1s","ServiceID":"nowhere"}`: `ServiceID "nowhere" does not exist`,
