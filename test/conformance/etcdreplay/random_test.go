@@ -44,8 +44,8 @@ func TestRandomAgainstEtcd(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 200 {
-		p := &pair{t: t, gen: gen{rand.New(rand.NewPCG(seed, uint64(i)))}, sides: [2]*side{{target: etcd}, {target: live}}}
-		p.sequence(40)
+		p := &pair{t: t, gen: gen{rand.New(rand.NewPCG(seed, uint64(i))), fmt.Sprint(i)}, sides: [2]*side{{target: etcd}, {target: live}}}
+		p.sequence(50)
 		if t.Failed() {
 			t.Fatalf("sequence %d:\n%s", i, strings.Join(p.sent, "\n"))
 		}
@@ -73,7 +73,7 @@ func (p *pair) sequence(steps int) {
 		if err := s.prepare(randomBase); err != nil {
 			p.t.Fatal(err)
 		}
-		if _, err := s.do(&Request{Method: "DELETE", Path: "/v2/keys/_h", Query: map[string]any{"recursive": "true"}}, false); err != nil {
+		if _, err := s.do(&Request{Method: "DELETE", Path: "/v2/keys/_h" + p.gen.tag, Query: map[string]any{"recursive": "true"}}, false); err != nil {
 			p.t.Fatal(err)
 		}
 		var err error
@@ -90,7 +90,7 @@ func (p *pair) sequence(steps int) {
 	}()
 	var streams []bool
 	for range steps {
-		r, isWatch := p.gen.request(), p.gen.chance(15)
+		r, isWatch := p.gen.request(), p.gen.chance(30)
 		if isWatch {
 			now, err := p.sides[0].index()
 			if err != nil {
@@ -184,8 +184,12 @@ func anyTTL(v any) any {
 	return v
 }
 
-// gen makes requests on few keys, so that they meet.
-type gen struct{ *rand.Rand }
+// gen makes requests on few keys, so that they meet. Other sequences have other keys: what a proxy still shares of the
+// watches of one would cover up what it does to those of the next.
+type gen struct {
+	*rand.Rand
+	tag string
+}
 
 func (g gen) chance(percent int) bool    { return g.IntN(100) < percent }
 func (g gen) pick(list ...string) string { return list[g.IntN(len(list))] }
@@ -196,7 +200,7 @@ func (g gen) or(odd, usual string) string {
 func (g gen) key() string {
 	k := "/v2/keys"
 	for range 1 + g.IntN(3) {
-		k += "/" + g.or(g.pick("%C3%A9", "a%20b", "%25", "+", "..a", "%22", "%E2%80%A8", "%0A", "%00"), g.pick("a", "a", "b", "ab", "_h"))
+		k += "/" + g.or(g.pick("%C3%A9", "a%20b", "%25", "+", "..a", "%22", "%E2%80%A8", "%0A", "%00"), g.pick("a", "a", "b", "ab", "_h")+g.tag)
 	}
 	return k + g.or("/", "")
 }
@@ -263,7 +267,11 @@ func (g gen) watch(now int64) *Request {
 		}
 	}
 	if g.chance(50) {
-		q["waitIndex"] = fmt.Sprint(now + 1 + g.Int64N(12))
+		q["waitIndex"] = fmt.Sprint(now + 1 + g.Int64N(30))
 	}
-	return &Request{Method: "GET", Path: "/v2/keys" + g.pick("", "/a", "/a", "/a/a", "/a/b", "/b", "/_h", "/ab/_h"), Query: q}
+	path := "/v2/keys"
+	for range g.IntN(3) {
+		path += "/" + g.pick("a", "a", "a", "_h") + g.tag
+	}
+	return &Request{Method: "GET", Path: path, Query: q}
 }
