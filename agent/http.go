@@ -201,6 +201,9 @@ func (a *Agent) writePid() error {
 	if file == "" {
 		return nil
 	}
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() { // it would be replaced, and removed at the end
+		return fmt.Errorf("pid_file: %s is no regular file", file)
+	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return fmt.Errorf("pid_file: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -305,6 +306,25 @@ func liveSnapshot(t *testing.T, s *testcluster.Host) {
 		t.Errorf("files left: %q, %v", left, err)
 	}
 	consul(t, "", "", "snapshot", "save", filepath.Join(dir, "none", "f")).want(t, 1, "no such file")
+
+	// What is no file stays what it is: a device would be gone for everybody.
+	l, err := net.Listen("unix", filepath.Join(dir, "device"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	consul(t, "", "", "snapshot", "save", filepath.Join(dir, "device")).want(t, 1, "device is no file that a snapshot could replace")
+	if info, err := os.Stat(filepath.Join(dir, "device")); err != nil || info.Mode()&os.ModeSocket == 0 {
+		t.Errorf("replaced: %v, %v", info, err)
+	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(file, link); err != nil {
+		t.Skip("no links here: ", err)
+	}
+	consul(t, "", "", "snapshot", "save", link).want(t, 0)
+	if to, err := os.Readlink(link); err != nil || to != file {
+		t.Errorf("the link leads to %q, %v", to, err)
+	}
 }
 
 func liveAliases(t *testing.T, s *testcluster.Host) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -80,8 +81,27 @@ func snapshotName(cmd *cobra.Command, c *client, name, parts string) (string, er
 	return name + ext, nil
 }
 
+// snapshotFile is the file that a name leads to. What is there may be replaced if it is a file: a device would be gone
+// for everybody.
+func snapshotFile(name string) (string, error) {
+	info, err := os.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return name, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is no file that a snapshot could replace", name)
+	}
+	return filepath.EvalSymlinks(name)
+}
+
 // saveSnapshot writes to a file beside the final one, which takes the name only when it is whole and on disk.
 func saveSnapshot(cmd *cobra.Command, c *client, name string) (st archive.Meta, err error) {
+	if name, err = snapshotFile(name); err != nil {
+		return st, err
+	}
 	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".unverified.tmp*")
 	if err != nil {
 		return st, err
